@@ -1,0 +1,30 @@
+"""The same repository in NVIDIA's own image, with its C++ backends."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from server.launcher import LOCALHOST, Ports, served_models
+
+# The oldest release with all security fixes known when this was written (NVIDIA product security bulletin 5875).
+RELEASE = "26.07"
+IMAGE = f"nvcr.io/nvidia/tritonserver:{RELEASE}-py3"
+
+
+def docker_command(repository: Path, ports: Ports, address: str = LOCALHOST) -> list[str]:
+    """The `docker run` line that serves a repository's exported models, read-only, on this machine's address.
+
+    Raises:
+        RepositoryError: Nothing has been exported.
+    """
+    mounts = [f"--volume={folder.resolve()}:/models/{folder.name}:ro" for folder in served_models(repository)]
+    gpus = ["--gpus=all"] if shutil.which("nvidia-smi") else []
+    published = zip((ports.grpc, ports.http, ports.metrics), (8001, 8000, 8002), strict=True)
+    return [
+        "docker", "run", "--rm", "--shm-size=1g", *gpus,
+        *(f"--publish={address}:{outside}:{inside}" for outside, inside in published),
+        *mounts,
+        IMAGE,
+        "tritonserver", "--model-repository=/models", "--model-control-mode=none", "--strict-readiness=true",
+    ]  # fmt: skip
