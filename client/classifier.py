@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import overload
+from collections.abc import Iterable
+from itertools import islice
 
 import numpy as np
 
@@ -52,28 +52,26 @@ class Classifier:
         """Close the connection."""
         self._connection.close()
 
-    @overload
-    def classify(self, images: ImageSource, *, top: int = 5) -> list[Prediction]: ...
-
-    @overload
-    def classify(self, images: Sequence[ImageSource], *, top: int = 5) -> list[list[Prediction]]: ...
-
-    def classify(
-        self, images: ImageSource | Sequence[ImageSource], *, top: int = 5
-    ) -> list[Prediction] | list[list[Prediction]]:
-        """The most likely classes, best first: a list of predictions for one image, a list of such lists for several.
+    def classify(self, image: ImageSource, *, top: int = 5) -> list[Prediction]:
+        """The most likely classes of one image, best first.
 
         Args:
-            images: A path, the bytes of an image file, a Pillow image or a uint8 array [height, width, 3]; or a sequence of these.
-            top: How many predictions for each image; at most the number of classes.
+            image: A path, the bytes of an image file, a Pillow image, or a uint8 array [height, width, 3] in RGB order.
+            top: How many predictions; at most the number of classes.
 
         Raises:
-            ImageError: An input is not an image.
+            ImageError: It is not an image.
             ClientError: The server did not answer, or refused.
         """
-        if isinstance(images, list | tuple):
-            return self.classify_batch(np.stack([self.prepare(image) for image in images]), top=top) if images else []
-        return self.classify_batch(self.prepare(images)[None], top=top)[0]  # type: ignore[arg-type]
+        return self.classify_all([image], top=top)[0]
+
+    def classify_all(self, images: Iterable[ImageSource], *, top: int = 5) -> list[list[Prediction]]:
+        """`classify` for many images, in requests of the server's maximum batch, in their order."""
+        answers: list[list[Prediction]] = []
+        remaining = iter(images)
+        while batch := [self.prepare(image) for image in islice(remaining, max(self.model.max_batch, 1))]:
+            answers += self.classify_batch(np.stack(batch), top=top)
+        return answers
 
     def prepare(self, image: ImageSource) -> np.ndarray:
         """One image as the model wants it, float32 [3, crop, crop].
@@ -87,19 +85,18 @@ class Classifier:
         """`classify` for prepared images.
 
         Args:
-            batch: float32 [N, 3, crop, crop]; more than the server's maximum batch goes out in several requests.
+            batch: float32 [N, 3, crop, crop], N at most the server's maximum batch.
             top: How many predictions for each image.
+
+        Raises:
+            ClientError: The server did not answer, or refused.
         """
-        if not 1 <= top:
+        if top < 1:
             raise ClientError(f"top must be at least 1, not {top}")
         top = min(top, self.model.classes)
         count = self.model.classes if self.model.output_kind is OutputKind.LOGITS else top
-        step = max(self.model.max_batch, 1)
-        predictions: list[list[Prediction]] = []
-        for start in range(0, len(batch), step):
-            answer = self._connection.infer_top(self.model, batch[start : start + step], count)
-            predictions += [decode(entries, self.model.output_kind, top) for entries in answer]
-        return predictions
+        answer = self._connection.infer_top(self.model, batch, count)
+        return [decode(entries, self.model.output_kind, top) for entries in answer]
 
     def infer(self, batch: np.ndarray) -> np.ndarray:
         """The model's own output for one request, float32 [N, classes].

@@ -6,8 +6,9 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from client.errors import ClientError, ImageError
@@ -66,9 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         help="the served model; may be given several times, and left out where the server serves one model",
     )
     classify.add_argument("--version", default="", metavar="N", help="a version of the model (default: the server's choice)")
-    classify.add_argument(
-        "--url", metavar="HOST:PORT", help="the server's gRPC endpoint (default: $TRITON_URL, else localhost:8001)"
-    )
+    classify.add_argument("--url", metavar="HOST:PORT", help="the server's gRPC endpoint (default: $TRITON_URL, else localhost:8001)")
     classify.add_argument("--top", type=_positive, default=5, metavar="K", help="classes for each image (default: 5)")
     classify.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
     return parser
@@ -117,7 +116,7 @@ def _classify(options: argparse.Namespace) -> int:
     return 1 if errors else 0
 
 
-def _ask(classifier: Classifier, images: Sequence[str] | dict[str, None], top: int) -> _Answers:
+def _ask(classifier: Classifier, images: Iterable[str], top: int) -> _Answers:
     """Classify in requests of the server's maximum batch; an image that cannot be read does not stop the others."""
     import numpy as np
 
@@ -159,7 +158,7 @@ def _print_tables(answers: Sequence[_Answers]) -> None:
         for image, predictions in answer.predictions.items():
             for rank, prediction in enumerate(predictions, start=1):
                 table.add_row(
-                    Text(os.path.basename(image) if rank == 1 else ""),
+                    Text(Path(image).name if rank == 1 else ""),
                     str(rank),
                     Text(prediction.label, style="bold" if rank == 1 else ""),
                     str(prediction.index),

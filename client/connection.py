@@ -161,6 +161,7 @@ class Connection:
         """The model's own output.
 
         Args:
+            model: As `describe` returned it.
             batch: float32 [N, 3, crop, crop], N at most `model.max_batch`.
 
         Returns:
@@ -176,9 +177,7 @@ class Connection:
         tensor = triton.InferInput(model.input, list(batch.shape), "FP32")
         with self._translated(model.name, model.version):
             tensor.set_data_from_numpy(batch)
-            result = self._client.infer(
-                model.name, [tensor], model.version, outputs=[output], client_timeout=self._timeout_s
-            )
+            result = self._client.infer(model.name, [tensor], model.version, outputs=[output], client_timeout=self._timeout_s)
         answer = result.as_numpy(model.output)
         if answer is None:
             raise ContractError(f"model {model.name!r} answered without its output {model.output!r}")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 
-class OutputKind(str, Enum):
+class OutputKind(StrEnum):
     """What the served model's output holds, as its parameter `output.kind` says."""
 
     PROBABILITIES = "probabilities"

@@ -55,9 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--repository", type=Path, default=Path("model_repository"), metavar="DIR", help="default: model_repository"
-    )
+    parser.add_argument("--repository", type=Path, default=Path("model_repository"), metavar="DIR", help="default: model_repository")
     parser.add_argument("--grpc-port", type=int, default=8001, metavar="PORT", help="default: 8001; 0 for a free one")
     parser.add_argument("--http-port", type=int, default=8000, metavar="PORT", help="default: 8000; 0 for a free one")
     parser.add_argument("--metrics-port", type=int, default=8002, metavar="PORT", help="default: 8002; 0 for a free one")
@@ -112,9 +110,7 @@ def _serve_in_docker(options: argparse.Namespace) -> int:
     from server.launcher import Ports
     from server.ngc import docker_command
 
-    command = docker_command(
-        options.repository, Ports(options.grpc_port, options.http_port, options.metrics_port), options.address
-    )
+    command = docker_command(options.repository, Ports(options.grpc_port, options.http_port, options.metrics_port), options.address)
     _say(shlex.join(command))
     if not shutil.which("docker"):
         raise InstallationError("docker is not installed: run the line above on a machine that has it")

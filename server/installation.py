@@ -73,7 +73,7 @@ def _embedded(workspace: Path) -> Installation:
         executable=triton / "bin" / "tritonserver",
         arguments=(f"--backend-directory={backends}", f"--cache-directory={triton / 'caches'}"),
         environment={
-            "LD_LIBRARY_PATH": f"{libraries}:{_libpython_folder()}",
+            "LD_LIBRARY_PATH": f"{libraries}:{libpython_folder()}",
             # The stub embeds the interpreter that it finds first on PATH, with that interpreter's site-packages. Its own choice of
             # PYTHONHOME or PYTHONPATH would lead it to another.
             "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",
@@ -82,7 +82,7 @@ def _embedded(workspace: Path) -> Installation:
     )
 
 
-def _libpython_folder() -> Path:
+def libpython_folder() -> Path:
     """Where the shared library of the running Python lies; the stub is linked against it.
 
     Raises:

@@ -26,6 +26,8 @@ LOAD_TIMEOUT_S = 600.0
 EXIT_TIMEOUT_S = 10
 _LOG_LINES_KEPT = 200
 _PR_SET_PDEATHSIG = 1
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  (where Linux keeps POSIX shared memory)
+_ANY_INTERFACE = ("0.0.0.0", "::")  # noqa: S104
 _SEVERE = re.compile(r"^[EF]\d{4} ")
 
 
@@ -76,9 +78,7 @@ def served_models(repository: Path) -> list[Path]:
         if folder.is_dir() and not folder.name.startswith(".") and any(path.name.isdigit() for path in folder.iterdir())
     ]
     if not models:
-        raise RepositoryError(
-            f"{repository} holds no exported model. Export one: python -m export --weights ngc --repository {repository}"
-        )
+        raise RepositoryError(f"{repository} holds no exported model. Export one: python -m export --weights ngc --repository {repository}")
     return models
 
 
@@ -96,9 +96,7 @@ class Server:
         models: What it serves, once ready.
     """
 
-    def __init__(
-        self, repository: Path, *, ports: Ports | None = None, address: str = LOCALHOST, verbose: bool = False
-    ) -> None:
+    def __init__(self, repository: Path, *, ports: Ports | None = None, address: str = LOCALHOST, verbose: bool = False) -> None:
         self.repository = repository
         self.address = address
         self.ports = ports or Ports()
@@ -113,7 +111,7 @@ class Server:
     @property
     def url(self) -> str:
         """`host:port` of the gRPC endpoint, as a client on this machine reaches it."""
-        host = LOCALHOST if self.address in ("0.0.0.0", "") else self.address
+        host = LOCALHOST if self.address in _ANY_INTERFACE else self.address
         return f"{host}:{self.ports.grpc}"
 
     @property
@@ -185,7 +183,10 @@ class Server:
             failed = [model for model in self.models if model.state != "READY"]
             if failed:
                 raise LoadError(
-                    "\n".join(f"model {model.name!r} version {model.version or '-'} cannot be loaded: {_one_line(model.reason)}" for model in failed)
+                    "\n".join(
+                        f"model {model.name!r} version {model.version or '-'} cannot be loaded: {_one_line(model.reason)}"
+                        for model in failed
+                    )
                 )
             if not connection.is_ready():
                 raise LoadError(f"tritonserver does not call itself ready:\n{self.log_tail()}")
@@ -201,14 +202,12 @@ class Server:
         self._ready = False
         if self._process is not None:
             self._process.terminate()
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 self._process.wait(EXIT_TIMEOUT_S + 5)
-            except subprocess.TimeoutExpired:
-                pass
             with suppress(ProcessLookupError):  # what is left of it, stubs included, is in its own process group
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-        for region in Path("/dev/shm").glob(f"{self._shared_memory}*"):
+        for region in _SHARED_MEMORY.glob(f"{self._shared_memory}*"):
             region.unlink(missing_ok=True)
         if self._workspace is not None:
             self._workspace.cleanup()

@@ -36,13 +36,11 @@ class TorchScript(Runtime):
         except (RuntimeError, ValueError) as error:
             raise ArtifactError(f"{artifact} cannot be loaded as TorchScript: {str(error).splitlines()[0]}") from None
         tensors = json.loads(entries[TENSORS_ENTRY] or "{}")
-        self.input, self.output = (
-            TensorSpec(name, tuple(tensors.get(name, ()))) for name in ("INPUT__0", "OUTPUT__0")
-        )
+        self.input, self.output = (TensorSpec(name, tuple(tensors.get(name, ()))) for name in ("INPUT__0", "OUTPUT__0"))
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         # Triton's buffers are read-only to numpy, which torch warns about; nothing here writes to its input.
         batch = np.require(batch, requirements=["C", "W"])
-        with torch.inference_mode(self._inference_mode), torch.jit.optimized_execution(self._optimized):
+        with torch.inference_mode(self._inference_mode), torch.jit.optimized_execution(self._optimized):  # type: ignore[attr-defined]
             output = self._module(torch.from_numpy(batch).to(self._device))
         return output.detach().cpu().numpy()

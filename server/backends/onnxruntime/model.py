@@ -1,9 +1,9 @@
 """Serves `platform: "onnxruntime_onnx"`."""
 
-from server.backends.batching import BatchedBackend
+from server.backends.backend import Backend
 
 
-class TritonPythonModel(BatchedBackend):
+class TritonPythonModel(Backend):
     """ONNX in ONNX Runtime."""
 
     runtime = "onnxruntime"

@@ -1,9 +1,9 @@
 """Serves `platform: "pytorch_libtorch"`."""
 
-from server.backends.batching import BatchedBackend
+from server.backends.backend import Backend
 
 
-class TritonPythonModel(BatchedBackend):
+class TritonPythonModel(Backend):
     """TorchScript in PyTorch."""
 
     runtime = "torchscript"

@@ -1,0 +1,68 @@
+# The front door. `make` alone lists what is behind it.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+REPOSITORY ?= model_repository
+PHOTOGRAPHS ?= client/photographs/*.jpg
+NAME := seresnext101
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo export serve serve-ngc classify test lint format lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
+
+install: $(INSTALLED) ## make .venv with everything in it, at the locked versions
+
+$(INSTALLED): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+	  || { echo "error: $(PYTHON) is not Python 3.11; name one: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	@touch $@
+
+demo: $(INSTALLED) ## export, prove, serve and classify: all of it, on this machine
+	@$(BIN)/python -m export --weights ngc --repository $(REPOSITORY) || { \
+	  code=$$?; test $$code -eq 69 || exit $$code; \
+	  echo 'NVIDIA'"'"'s weights cannot be fetched here: the demo goes on with UNTRAINED ones.' >&2; \
+	  $(BIN)/python -m export --weights seeded --repository $(REPOSITORY); }
+	@$(BIN)/python -m server --repository $(REPOSITORY) --grpc-port 0 --http-port 0 --metrics-port 0 -- \
+	  $(BIN)/python -m client classify $(PHOTOGRAPHS) --model $(NAME)_torchscript --model $(NAME)_onnx
+
+export: $(INSTALLED) ## publish NVIDIA's weights, or WEIGHTS=...
+	@$(BIN)/python -m export --weights $(or $(WEIGHTS),ngc) --repository $(REPOSITORY)
+
+serve: $(INSTALLED) ## serve model_repository until Ctrl-C
+	@$(BIN)/python -m server --repository $(REPOSITORY)
+
+serve-ngc: $(INSTALLED) ## the same with NVIDIA's image, in Docker
+	@$(BIN)/python -m server --repository $(REPOSITORY) --ngc
+
+classify: $(INSTALLED) ## classify IMAGES="a.jpg b.jpg" with MODEL=seresnext101_onnx of a running server
+	@$(BIN)/python -m client classify $(or $(IMAGES),$(PHOTOGRAPHS)) --model $(or $(MODEL),$(NAME)_onnx)
+
+test: $(INSTALLED) ## prove it: the tests, with the real tritonserver
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy client server export perf tests
+
+format: $(INSTALLED) ## put the code in shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: ## write requirements.lock anew from pyproject.toml
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/pip install --quiet pip-tools
+	$(VENV)-lock/bin/pip-compile --quiet --upgrade --extra dev --strip-extras --no-emit-index-url --no-emit-find-links \
+	  --no-emit-options --output-file requirements.lock pyproject.toml
+	@sed -i 's/\(==[0-9.]*\)+cpu/\1/' requirements.lock
+	@rm -rf $(VENV)-lock
+
+clean: ## remove .venv and what tools left; exported models stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build *.egg-info

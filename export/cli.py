@@ -1,0 +1,236 @@
+"""The command line: `python -m export --weights SOURCE`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from export.errors import ExportError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from export.manifest import Manifest
+    from export.pipeline import Outcome, Request
+    from export.reporting import Reporter
+
+UNTRAINED = (
+    " UNTRAINED WEIGHTS  They were made from a seed, for trying things out.",
+    "                    Whatever these models answer, their labels mean nothing. ",
+)
+
+_EPILOG = """\
+weights:
+  ngc              NVIDIA's pretrained file, downloaded once, resumable, cached where torch.hub caches
+  hub              the same through torch.hub, which runs NVIDIA's repository; hub:DIR uses a clone of it
+  PATH             a checkpoint of this network, fine-tuned or not: .pth, .pth.tar, .pt, .safetensors
+  https://...      the same, downloaded
+  seeded           untrained weights for trying things out; seeded:7 chooses another seed
+
+examples:
+  python -m export --weights ngc
+  python -m export --weights finetuned.pth --labels classes.txt --name pets
+  python -m export --weights ngc --formats onnx --max-batch 64 --device gpu
+
+Every artifact is run by the runtime that will serve it and held against the network before it is published; what is there already is
+not made again. Nothing is published unless all of it can be.
+
+exit codes:
+  0   everything that was asked for is in the repository
+  1   the weights cannot be used
+  2   wrong usage, or options that do not go together
+  65  an artifact does not answer as the network does; it was not published
+  69  the weights cannot be fetched: no network, or nothing there
+  73  the repository cannot be written
+  130 interrupted; the repository is as it was
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
+
+    from export.reporting import Reporter
+    from server.errors import ServerError
+
+    reporter = Reporter(quiet=options.quiet)
+    try:
+        from export.pipeline import export
+
+        started = time.monotonic()
+        outcomes = export(_request(options), reporter)
+    except ExportError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except ServerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 65
+    except KeyboardInterrupt:
+        print("interrupted; the repository is as it was", file=sys.stderr)
+        return 130
+    _conclude(outcomes, reporter, time.monotonic() - started)
+    if options.json:
+        print(json.dumps([outcome.to_json() for outcome in outcomes], indent=2))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m export",
+        description="Turn weights into verified artifacts in a Triton model repository.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--weights", required=True, metavar="SOURCE", help="where the weights come from; see below")
+    parser.add_argument("--formats", default="", metavar="A,B", help="what to export: torchscript, onnx (default: all of them)")
+    parser.add_argument("--repository", type=Path, default=Path("model_repository"), metavar="DIR", help="default: model_repository")
+    parser.add_argument("--name", default="seresnext101", help="models are called NAME_FORMAT (default: seresnext101)")
+    parser.add_argument("--force", action="store_true", help="export even what is there already, as a new version")
+
+    network = parser.add_argument_group("network")
+    network.add_argument("--architecture", default="se-resnext101-32x4d", metavar="NAME", help="or se-resnext-tiny, for trying things out")
+    network.add_argument("--classes", type=int, metavar="N", help="classes of seeded weights; other weights tell their own")
+    network.add_argument(
+        "--output", choices=("probabilities", "logits"), default="probabilities", help="what is served (default: probabilities)"
+    )
+    network.add_argument("--labels", metavar="FILE", help="names of the classes, one a line; `none` (default: ImageNet's for 1000)")
+
+    image = parser.add_argument_group("preprocessing, written into config.pbtxt for clients to follow")
+    image.add_argument("--crop", type=int, default=224, metavar="PX", help="side of the square the network sees (default: 224)")
+    image.add_argument("--resize", type=int, metavar="PX", help="length of the shorter side before (default: crop + 32)")
+    image.add_argument("--interpolation", choices=("bilinear", "bicubic"), default="bilinear", help="default: bilinear")
+    image.add_argument("--mean", type=_three_numbers, metavar="R,G,B", help="default: 0.485,0.456,0.406")
+    image.add_argument("--std", type=_three_numbers, metavar="R,G,B", help="default: 0.229,0.224,0.225")
+
+    serving = parser.add_argument_group("serving")
+    serving.add_argument("--max-batch", type=int, default=8, metavar="N", help="the one maximum batch of it all (default: 8)")
+    serving.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where Triton runs the models (default: cpu)")
+    serving.add_argument("--instances", type=int, default=1, metavar="N", help="copies that run at the same time (default: 1)")
+    serving.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads of one run (default: 0, the runtime's choice)")
+    serving.add_argument("--queue-size", type=int, default=128, metavar="N", help="requests that may wait (default: 128)")
+    serving.add_argument(
+        "--queue-timeout", type=int, default=10_000, metavar="MS", help="how long one may wait before it is rejected (default: 10000)"
+    )
+    serving.add_argument("--queue-delay", type=int, default=0, metavar="US", help="how long to wait for a fuller batch (default: 0)")
+
+    parser.add_argument("--json", action="store_true", help="print the manifests to standard output")
+    parser.add_argument("--quiet", action="store_true", help="print errors only")
+    return parser
+
+
+def _request(options: argparse.Namespace) -> Request:
+    """The options as one validated value.
+
+    Raises:
+        OptionError: They do not go together.
+    """
+    from dataclasses import replace
+
+    from client.decoding import OutputKind
+    from client.errors import ContractError
+    from client.preprocessing import Preprocessing
+    from export.config import Serving
+    from export.errors import OptionError
+    from export.formats import FORMATS
+    from export.network import ARCHITECTURES
+    from export.pipeline import Request
+
+    architecture = ARCHITECTURES.get(options.architecture)
+    if architecture is None:
+        raise OptionError(f"unknown architecture {options.architecture!r}: choose from {', '.join(ARCHITECTURES)}")
+    if options.classes is not None:
+        if not options.weights.startswith("seeded"):
+            raise OptionError("--classes is for seeded weights: any others tell their own class count")
+        if options.classes < 1:
+            raise OptionError(f"--classes must be at least 1, not {options.classes}")
+        architecture = replace(architecture, classes=options.classes)
+    given = {"mean": options.mean, "std": options.std}
+    try:
+        preprocessing = Preprocessing(
+            resize=options.resize or options.crop + 32,
+            crop=options.crop,
+            interpolation=options.interpolation,
+            **{name: value for name, value in given.items() if value},
+        )
+    except ContractError as error:
+        raise OptionError(str(error)) from None
+    return Request(
+        weights=options.weights,
+        repository=options.repository,
+        formats=tuple(options.formats.split(",")) if options.formats else tuple(FORMATS),
+        name=options.name,
+        architecture=architecture,
+        output=OutputKind(options.output),
+        preprocessing=preprocessing,
+        serving=Serving(
+            max_batch=options.max_batch,
+            device=options.device,
+            instances=options.instances,
+            threads=options.threads,
+            queue_size=options.queue_size,
+            queue_timeout_ms=options.queue_timeout,
+            queue_delay_us=options.queue_delay,
+        ),
+        labels=options.labels,
+        force=options.force,
+    )
+
+
+def _conclude(outcomes: Sequence[Outcome], reporter: Reporter, seconds: float) -> None:
+    """What was published, how well it agrees with the network, and what it cost."""
+    reporter.table(_parity_table([outcome.manifest for outcome in outcomes]))
+    for outcome in outcomes:
+        size = outcome.manifest.artifact["bytes"] / 1e6
+        reporter.note(f"{'published' if outcome.made else 'there already'}: {outcome.folder} ({size:.1f} MB)")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    reporter.note(f"took {seconds:.1f} s, peak memory {peak:.2f} GB")
+    if not all(outcome.manifest.weights.trained for outcome in outcomes):
+        for line in UNTRAINED:
+            reporter.note(line, style="bold yellow reverse")
+
+
+def _parity_table(manifests: Sequence[Manifest]) -> Table:
+    """A column for each artifact; the figures are those of the gate it passed."""
+    from rich import box
+    from rich.table import Table
+
+    parity = manifests[0].parity
+    batches = ", ".join(map(str, parity["batches"]))
+    table = Table(
+        title=f"against the eager FP32 network: {parity['samples']} inputs, each at batch {batches}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    scores = "log-probabilities" if manifests[0].output == "probabilities" else "logits"
+    table.add_column("")
+    for facts in manifests:
+        table.add_column(facts.format, justify="right")
+    rows: dict[str, Callable[[dict[str, Any]], str]] = {
+        f"relative error of the {scores}": lambda parity: f"{parity['relative_error']:.1e}",
+        "  allowed": lambda parity: f"{parity['bound']:.1e}",
+        "  between batch neighbours": lambda parity: f"{parity['neighbour_error']:.1e}",
+        "largest error of the output": lambda parity: f"{parity['max_abs_error']:.1e}",
+        "smallest cosine": lambda parity: f"{parity['cosine']:.9f}",
+        "top-1 agreement": lambda parity: f"{parity['top1']:.0%}",
+        "top-5 agreement": lambda parity: f"{parity['top5']:.0%}",
+    }
+    for label, cell in rows.items():
+        table.add_row(label, *(cell(facts.parity) for facts in manifests))
+    return table
+
+
+def _three_numbers(text: str) -> tuple[float, float, float]:
+    try:
+        red, green, blue = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not three numbers, R,G,B") from None
+    return red, green, blue

@@ -1,0 +1,123 @@
+"""config.pbtxt: what Triton must know to serve a model, and what a client must know to use it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from client.decoding import OUTPUT_KIND_PARAMETER, OutputKind
+from client.preprocessing import Preprocessing
+from export.errors import OptionError
+from export.formats import INPUT, OUTPUT, Format
+
+LABELS_FILENAME = "labels.txt"
+WEIGHTS_PARAMETER = "weights"
+_HEADER = "# Written by `python -m export`, and written anew by the next export of this model.\n"
+_KINDS = {"cpu": pb.ModelInstanceGroup.KIND_CPU, "gpu": pb.ModelInstanceGroup.KIND_GPU}
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How a model is served; none of it changes the artifact.
+
+    Attributes:
+        max_batch: The one maximum batch: of the artifact's batch axis, of the parity gate and of Triton's batcher.
+        device: `cpu` or `gpu`.
+        instances: Copies of the model that run at the same time, on each device.
+        threads: CPU threads of one run; 0 leaves it to the runtime.
+        queue_size: Requests that may wait; one more is rejected.
+        queue_timeout_ms: How long one may wait before it is rejected, in milliseconds.
+        queue_delay_us: How long the batcher may hold a request back to fill a batch, in microseconds.
+
+    Raises:
+        OptionError: A value is out of range.
+    """
+
+    max_batch: int = 8
+    device: str = "cpu"
+    instances: int = 1
+    threads: int = 0
+    queue_size: int = 128
+    queue_timeout_ms: int = 10_000
+    queue_delay_us: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch", "instances", "queue_size", "queue_timeout_ms"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("threads", "queue_delay_us"):
+            if getattr(self, name) < 0:
+                raise OptionError(f"{name} must not be negative, as {getattr(self, name)} is")
+        if self.device not in _KINDS:
+            raise OptionError(f"device must be one of {', '.join(_KINDS)}, not {self.device!r}")
+
+
+def model_config(
+    name: str,
+    format: Format,
+    *,
+    classes: int,
+    preprocessing: Preprocessing,
+    output: OutputKind,
+    serving: Serving,
+    labelled: bool,
+    trained: bool,
+) -> pb.ModelConfig:
+    """The config of one model.
+
+    Args:
+        name: The model's name, and its folder's.
+        format: What is served.
+        classes: Length of the output vector.
+        preprocessing: The contract for the input.
+        output: The contract for the output.
+        serving: How it is served.
+        labelled: Whether a file of labels lies beside the config.
+        trained: False for seeded weights; the client warns of those.
+    """
+    dims = [3, preprocessing.crop, preprocessing.crop]
+    config = pb.ModelConfig(
+        name=name,
+        platform=format.platform,
+        max_batch_size=serving.max_batch,
+        input=[pb.ModelInput(name=INPUT, data_type=pb.TYPE_FP32, format=pb.ModelInput.FORMAT_NCHW, dims=dims)],
+        output=[pb.ModelOutput(name=OUTPUT, data_type=pb.TYPE_FP32, dims=[classes], label_filename=LABELS_FILENAME if labelled else "")],
+        version_policy=pb.ModelVersionPolicy(latest=pb.ModelVersionPolicy.Latest(num_versions=1)),
+        instance_group=[pb.ModelInstanceGroup(kind=_KINDS[serving.device], count=serving.instances)],
+        dynamic_batching=pb.ModelDynamicBatching(
+            max_queue_delay_microseconds=serving.queue_delay_us,
+            default_queue_policy=pb.ModelQueuePolicy(
+                timeout_action=pb.ModelQueuePolicy.REJECT,
+                default_timeout_microseconds=serving.queue_timeout_ms * 1000,
+                allow_timeout_override=True,
+                max_queue_size=serving.queue_size,
+            ),
+        ),
+    )
+    for batch in sorted({1, serving.max_batch}):
+        warmup = config.model_warmup.add(name=f"batch {batch}", batch_size=batch)
+        warmup.inputs[INPUT].CopyFrom(pb.ModelWarmup.Input(data_type=pb.TYPE_FP32, dims=dims, random_data=True))
+    parameters = {
+        format.thread_parameter: str(serving.threads),
+        OUTPUT_KIND_PARAMETER: output.value,
+        **preprocessing.to_parameters(),
+    }
+    if not trained:
+        parameters[WEIGHTS_PARAMETER] = "seeded"
+    for key, value in parameters.items():
+        config.parameters[key].string_value = value
+    return config
+
+
+def to_text(config: pb.ModelConfig) -> str:
+    """The content of config.pbtxt, read back and found equal."""
+    text = _HEADER + text_format.MessageToString(config)
+    assert from_text(text) == config
+    return text
+
+
+def from_text(text: str) -> pb.ModelConfig:
+    """Parse a config.pbtxt; the inverse of `to_text`."""
+    return text_format.Parse(text, pb.ModelConfig())

@@ -1,0 +1,88 @@
+"""manifest.json: what a published version is, and how it was proven."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from platform import python_version
+from typing import Any
+
+from export.repository import MANIFEST_FILENAME
+from export.weights import Provenance
+from export.weights.checkpoint import sha256_of_file
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The facts of one version.
+
+    Attributes:
+        key: Equal for two exports exactly when they would make the same artifact; an equal one is not made again.
+        created: UTC, ISO 8601.
+        artifact: Its file name, sha256 and length in bytes.
+        weights: Where they came from and their sha256.
+        architecture: The numbers of the network.
+        tensors: Names and dims (without the batch axis) of input and output; both are FP32.
+        output: `probabilities` or `logits`.
+        preprocessing: The contract for the input.
+        parity: The gate's figures.
+        tools: Versions of what made and judged it.
+        triton: The oldest NVIDIA release it is meant for.
+    """
+
+    model: str
+    version: int
+    format: str
+    key: str
+    created: str
+    artifact: dict[str, Any]
+    weights: Provenance
+    architecture: dict[str, Any]
+    tensors: dict[str, Any]
+    output: str
+    preprocessing: dict[str, Any]
+    parity: dict[str, Any]
+    tools: dict[str, str]
+    triton: str
+    schema: int = SCHEMA
+
+    @property
+    def classes(self) -> int:
+        """Length of the output vector."""
+        return int(self.tensors["output"]["dims"][0])
+
+    def to_text(self) -> str:
+        """The content of manifest.json."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+def read(folder: Path) -> Manifest | None:
+    """The manifest of a version's folder; None where there is none, or one of another schema."""
+    try:
+        content = json.loads((folder / MANIFEST_FILENAME).read_text(encoding="utf-8"))
+        if content.get("schema") != SCHEMA:
+            return None
+        return Manifest(**content | {"weights": Provenance(**content["weights"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def is_intact(folder: Path, manifest: Manifest) -> bool:
+    """Whether the artifact is still the one the manifest was written for."""
+    path = folder / manifest.artifact["file"]
+    return path.is_file() and sha256_of_file(path) == manifest.artifact["sha256"]
+
+
+def tool_versions(*packages: str) -> dict[str, str]:
+    """Versions of Python and of the named distributions."""
+    versions = {"python": python_version()}
+    for package in packages:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "unknown"
+    return versions
