@@ -18,6 +18,7 @@ from server.errors import InstallationError
 
 _BACKENDS = Path(__file__).with_name("backends")
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+_PYTHON_LIBRARY = f"libpython{_PYTHON}.so.1.0"
 
 
 @dataclass(frozen=True)
@@ -88,13 +89,12 @@ def libpython_folder() -> Path:
     Raises:
         InstallationError: It is not installed.
     """
-    name = f"libpython{_PYTHON}.so.1.0"
     multiarch = sysconfig.get_config_var("MULTIARCH") or ""
     for folder in (sysconfig.get_config_var("LIBDIR"), f"{sys.base_prefix}/lib", f"/usr/lib/{multiarch}", "/usr/lib64", "/usr/lib"):
-        if folder and Path(folder, name).exists():
+        if folder and Path(folder, _PYTHON_LIBRARY).exists():
             return Path(folder)
     raise InstallationError(
-        f"{name} is missing, which Triton's Python backend needs. Install it: `apt-get install libpython{_PYTHON}` "
+        f"{_PYTHON_LIBRARY} is missing, which Triton's Python backend needs. Install it: `apt-get install libpython{_PYTHON}` "
         f"(Debian, Ubuntu) or `dnf install python{_PYTHON}-libs` (Fedora); a Python of pyenv is built with it by "
         f"PYTHON_CONFIGURE_OPTS=--enable-shared"
     )

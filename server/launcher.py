@@ -159,7 +159,8 @@ class Server:
             start_new_session=True,  # Ctrl-C is for us; we end the server
             preexec_fn=_end_with_parent,
         )
-        threading.Thread(target=self._pump_log, daemon=True).start()
+        self._pump = threading.Thread(target=self._pump_log, daemon=True)
+        self._pump.start()
 
     def wait_until_ready(self, timeout_s: float = LOAD_TIMEOUT_S) -> None:
         """Return once every model has been loaded and warmed up.
@@ -207,6 +208,7 @@ class Server:
             with suppress(ProcessLookupError):  # what is left of it, stubs included, is in its own process group
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+            self._pump.join()
         for region in _SHARED_MEMORY.glob(f"{self._shared_memory}*"):
             region.unlink(missing_ok=True)
         if self._workspace is not None:
@@ -234,10 +236,11 @@ class Server:
     def _pump_log(self) -> None:
         """Keep the end of the log, and pass on what a person should see."""
         assert self._process is not None and self._process.stdout is not None
-        for line in self._process.stdout:
-            self._log.append(line.rstrip("\n"))
-            if self._verbose or (self._ready and _SEVERE.match(line)):
-                print(line, end="", file=sys.stderr, flush=True)
+        with self._process.stdout as log:
+            for line in log:
+                self._log.append(line.rstrip("\n"))
+                if self._verbose or (self._ready and _SEVERE.match(line)):
+                    print(line, end="", file=sys.stderr, flush=True)
 
 
 def _end_with_parent() -> None:

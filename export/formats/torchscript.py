@@ -6,7 +6,6 @@ TorchScript is deprecated in PyTorch, and still what that backend wants: its suc
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 
 import torch
@@ -26,8 +25,7 @@ def export(network: ServedNetwork, example: Tensor, max_batch: int, path: Path) 
         max_batch: Not needed; the batch axis is free.
         path: Where the artifact goes.
     """
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r".*torch\.jit\.\w+. is (deprecated|not supported)", DeprecationWarning)
+    with torch.no_grad():
         frozen = torch.jit.freeze(torch.jit.trace(network, example, check_trace=False))
         tensors = {INPUT: list(example.shape[1:]), OUTPUT: list(network(example).shape[1:])}
         torch.jit.save(frozen, str(path), _extra_files={TENSORS_ENTRY: json.dumps(tensors)})

@@ -215,7 +215,7 @@ def _check(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], name: st
 def compact(keys: Iterable[str]) -> list[str]:
     """Many tensor names in few lines, nothing left out: `layers.0.{0-2}.bn1.{bias,weight}`."""
     rows = [tuple(key.split(".")) for key in keys]
-    for position in range(max(map(len, rows), default=0)):
+    for position in reversed(range(max(map(len, rows), default=0))):
 
         def rest(row: tuple[str, ...], position: int = position) -> tuple[tuple[str, ...], tuple[str, ...]]:
             return row[:position], row[position + 1 :]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _TIMEOUT_S = (5.0, 30.0)  # to connect, and between two blocks
 _ATTEMPTS = 4
-_BLOCK = 1 << 18
+_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -81,24 +81,26 @@ def fetch(url: str, folder: Path, reporter: Reporter) -> Path:
 
 def _download(url: str, part: Path, reporter: Reporter) -> None:
     """Bring `part` to its full length, over as many connections as it takes."""
-    tag = part.with_name(part.name + ".etag")
+    tag = part.with_name(part.name + ".version")
     for attempt in range(1, _ATTEMPTS + 1):
         start = part.stat().st_size if part.exists() and tag.exists() else 0
-        headers = {"Range": f"bytes={start}-", "If-Range": tag.read_text()} if start else {}
-        try:
-            with requests.get(url, headers=headers | {"Accept-Encoding": "identity"}, stream=True, timeout=_TIMEOUT_S) as response:
-                response.raise_for_status()
-                if response.status_code != requests.codes.partial_content:
-                    start = 0  # another file by now, or a server that cannot resume
-                if etag := response.headers.get("ETag"):
-                    tag.write_text(etag)
+        headers = {"Accept-Encoding": "identity"}
+        if start:
+            headers |= {"Range": f"bytes={start}-", "If-Range": tag.read_text()}
+        with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT_S) as response:
+            response.raise_for_status()
+            if response.status_code != requests.codes.partial_content:
+                start = 0  # another file by now, or a server that cannot resume
+            if version := response.headers.get("ETag") or response.headers.get("Last-Modified"):
+                tag.write_text(version)
+            try:
                 _append(response, part, start, reporter)
-            tag.unlink(missing_ok=True)
-            return
-        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-            progressed = part.exists() and part.stat().st_size > start
-            if attempt == _ATTEMPTS or not progressed or isinstance(error, requests.exceptions.ConnectTimeout):
-                raise
+            except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
+                if attempt == _ATTEMPTS:
+                    raise
+            else:
+                tag.unlink(missing_ok=True)
+                return
 
 
 def _append(response: requests.Response, part: Path, start: int, reporter: Reporter) -> None:
@@ -116,7 +118,10 @@ def _append(response: requests.Response, part: Path, start: int, reporter: Repor
 def _explain(url: str, error: requests.RequestException, part: Path) -> str:
     if isinstance(error, requests.HTTPError):
         return f"{url}: {error.response.status_code} {error.response.reason}. Download the file by hand and pass its path to --weights"
-    reason = re.sub(r".*(?:: |\()(\[Errno[^\])]*\][^')]*).*", r"\1", str(error).splitlines()[0])
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        reason = "the connection ended early, several times"
+    else:
+        reason = re.sub(r".*(?:: |\()(\[Errno[^\])]*\][^')]*).*", r"\1", str(error).splitlines()[0])
     message = f"cannot fetch {url}: {reason}"
     if part.exists():
         message += f". {part.stat().st_size / 1e6:.1f} MB are kept in {part}: run again to go on from there"

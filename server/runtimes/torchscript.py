@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import torch
 
 from server.errors import ArtifactError
 from server.runtimes.base import Runtime, TensorSpec, flag, thread_count
+
+# Deprecated in PyTorch, and still what Triton's PyTorch backend serves.
+warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is (deprecated|not supported)", DeprecationWarning)
 
 # A TorchScript graph does not say its shapes, so the exporter writes them into the archive. LibTorch ignores the entry.
 TENSORS_ENTRY = "tensors.json"

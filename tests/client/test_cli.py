@@ -1,0 +1,103 @@
+"""`python -m client`, as a person and a script see it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from client.cli import main
+from client.images import sample_photographs
+
+CAT = str(next(path for path in sample_photographs() if path.stem == "chelsea"))
+ROCKET = str(next(path for path in sample_photographs() if path.stem == "rocket"))
+
+
+@pytest.fixture
+def classify(server, capsys):
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = main(["classify", *arguments, "--url", server.url])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_the_table(classify):
+    code, out, err = classify(CAT, ROCKET, "--model", "tiny_onnx", "--top", "3")
+    assert (code, err) == (0, "")
+    assert "tiny_onnx · version 1" in out
+    rows = [line.split() for line in out.splitlines()]
+    assert [row[0] for row in rows if row and row[0].endswith(".jpg")] == ["chelsea.jpg", "rocket.jpg"]
+    assert sum("%" in line for line in out.splitlines()) == 6
+
+
+def test_untrained_weights_are_called_so(classify):
+    _, out, _ = classify(CAT, "--model", "tiny_onnx")
+    assert "UNTRAINED WEIGHTS" in out
+    assert json.loads(classify(CAT, "--model", "tiny_onnx", "--json")[1])[0]["untrained"] is True
+
+
+def test_both_models_agree(classify):
+    code, out, _ = classify(CAT, ROCKET, "--model", "tiny_onnx", "--model", "tiny_torchscript", "--json")
+    onnx, torchscript = json.loads(out)
+    assert code == 0
+    assert (onnx["model"], torchscript["model"]) == ("tiny_onnx", "tiny_torchscript")
+    indices = [[[p["index"] for p in image["predictions"]] for image in model["images"]] for model in (onnx, torchscript)]
+    assert indices[0] == indices[1]
+    assert [image["image"] for image in onnx["images"]] == [CAT, ROCKET]
+
+
+def test_a_bad_image_does_not_stop_the_others(classify, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"nothing")
+    code, out, err = classify(CAT, str(tmp_path / "bad.jpg"), ROCKET, "--model", "tiny_onnx", "--json")
+    assert code == 1
+    answers = {image["image"]: image for image in json.loads(out)[0]["images"]}
+    assert len(answers[CAT]["predictions"]) == len(answers[ROCKET]["predictions"]) == 5
+    assert "is not an image" in answers[str(tmp_path / "bad.jpg")]["error"]
+    assert err.startswith("error: ") and err.count("\n") == 1
+
+
+def test_no_server_is_a_line_and_a_code_of_its_own(capsys):
+    assert main(["classify", CAT, "--url", "127.0.0.1:1", "--model", "x"]) == 69
+    err = capsys.readouterr().err
+    assert err.startswith("error: no Triton server answers at 127.0.0.1:1") and err.count("\n") == 1
+
+
+def test_an_unknown_model_is_a_line(classify):
+    code, _, err = classify(CAT, "--model", "cats")
+    assert code == 1
+    assert err.count("\n") == 1
+
+
+def test_help_needs_none_of_the_heavy_packages():
+    script = (
+        "import sys\nfrom client.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print(sorted({'numpy', 'PIL', 'tritonclient', 'torch', 'rich', 'grpc'} & set(sys.modules)), file=sys.stderr)"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stderr == "[]\n"
+    assert "exit codes:" in result.stdout
+
+
+def test_the_client_never_imports_torch():
+    script = "import sys\nimport client.classifier, client.cli, client.images\nprint('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout == "False\n"
+
+
+def test_a_reader_that_stops_early_is_no_error(server):
+    command = [sys.executable, "-m", "client", "classify", CAT, "--model", "tiny_onnx", "--url", server.url, "--top", "1000"]
+    result = subprocess.run(f"{' '.join(command)} | head -1", shell=True, capture_output=True, text=True, check=True)
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize("arguments", [[], ["classify"], ["classify", CAT, "--top", "0"], ["nonsense"]])
+def test_wrong_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
+    assert "usage: python -m client" in capsys.readouterr().err

@@ -1,0 +1,135 @@
+"""Preprocessing is, bit for bit, what torchvision does on Pillow images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from client.errors import ContractError
+from client.images import load_image, sample_photographs
+from client.preprocessing import Preprocessing
+
+SIZES = [(500, 375), (375, 500), (256, 256), (224, 224), (257, 1000), (31, 47), (1, 1), (1, 300), (300, 1), (225, 900), (2000, 1333)]
+
+
+@pytest.fixture(scope="module")
+def reference() -> Callable[[Preprocessing], Callable[[Image.Image], np.ndarray]]:
+    """torchvision's pipeline for a contract."""
+    transforms, interpolation = import_torchvision()
+
+    def build(contract: Preprocessing) -> Callable[[Image.Image], np.ndarray]:
+        pipeline = transforms.Compose(
+            [
+                transforms.Resize(contract.resize, interpolation(contract.interpolation)),
+                transforms.CenterCrop(contract.crop),
+                transforms.ToTensor(),
+                transforms.Normalize(contract.mean, contract.std),
+            ]
+        )
+        return lambda image: pipeline(image.convert("RGB")).numpy()
+
+    return build
+
+
+def import_torchvision() -> tuple[Any, Any]:
+    """Beside a CPU-only torch, torchvision stops at registering fake kernels for operators that build does not have."""
+    register = torch.library.register_fake
+
+    def tolerant(*arguments: Any, **options: Any) -> Any:
+        decorate = register(*arguments, **options)
+
+        def attempt(function: Any) -> Any:
+            try:
+                return decorate(function)
+            except RuntimeError:
+                return function
+
+        return attempt
+
+    torch.library.register_fake = tolerant  # type: ignore[assignment]
+    try:
+        from torchvision import transforms
+    finally:
+        torch.library.register_fake = register
+    return transforms, transforms.InterpolationMode
+
+
+def picture(size: tuple[int, int], mode: str, seed: int = 0) -> Image.Image:
+    """Noise over a gradient: every value, sharp edges and smooth areas."""
+    width, height = size
+    generator = np.random.default_rng(seed)
+    ramp = np.linspace(0, 255, width)[None, :, None] * np.linspace(0, 1, height)[:, None, None]
+    pixels = (ramp + generator.integers(0, 80, (height, width, 3))).clip(0, 255).astype(np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_every_size_is_torchvisions(size, reference):
+    image = picture(size, "RGB")
+    np.testing.assert_array_equal(Preprocessing()(image), reference(Preprocessing())(image))
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "YCbCr", "1", "I", "F", "HSV"])
+def test_every_mode_is_torchvisions(mode, reference):
+    source = picture((301, 207), "RGB") if mode == "LA" else picture((301, 207), "L" if mode in "IF1" else "RGB")
+    image = source.convert("L").convert("LA") if mode == "LA" else source.convert(mode)
+    np.testing.assert_array_equal(Preprocessing()(image), reference(Preprocessing())(image))
+
+
+@pytest.mark.parametrize("photograph", sample_photographs(), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "contract",
+    [
+        Preprocessing(),
+        Preprocessing(resize=320, crop=288, interpolation="bicubic"),
+        Preprocessing(resize=64, crop=63, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 1.0)),
+    ],
+    ids=["nvidia", "288 bicubic", "odd"],
+)
+def test_photographs_are_torchvisions(photograph, contract, reference):
+    image = load_image(photograph)
+    np.testing.assert_array_equal(contract(image), reference(contract)(image))
+
+
+def test_every_value_of_every_channel_is_torchvisions(reference):
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    for red, green, blue in ((values, values, values), (values, 255 - values, values.T)):
+        image = Image.fromarray(np.stack([red, green, blue], axis=2))
+        contract = Preprocessing(resize=16, crop=16)
+        np.testing.assert_array_equal(contract(image), reference(contract)(image))
+
+
+def test_the_tensor_is_contiguous_float32():
+    tensor = Preprocessing()(picture((300, 200), "RGB"))
+    assert tensor.shape == (3, 224, 224)
+    assert tensor.dtype == np.float32
+    assert tensor.flags.c_contiguous
+
+
+def test_the_contract_survives_the_way_through_parameters():
+    contract = Preprocessing(resize=320, crop=288, interpolation="bicubic", mean=(0.1, 0.25, 1 / 3), std=(0.5, 0.25, 0.125))
+    assert Preprocessing.from_parameters(contract.to_parameters()) == contract
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"preprocessing.crop": None}, "lack 'preprocessing.crop'"),
+        ({"preprocessing.crop": "300"}, "crop 300 must be between 1 and resize 256"),
+        ({"preprocessing.crop": "many"}, "cannot be read"),
+        ({"preprocessing.mean": "0.5"}, "three values"),
+        ({"preprocessing.std": "0.2, 0, 0.2"}, "std above 0"),
+        ({"preprocessing.std": "0.2, nan, 0.2"}, "finite"),
+        ({"preprocessing.interpolation": "nearest"}, "'nearest' is not one of bilinear, bicubic"),
+        ({"preprocessing.layout": "NHWC"}, "'NHWC' is not NCHW"),
+    ],
+)
+def test_a_broken_contract_is_refused(change, message):
+    parameters = Preprocessing().to_parameters() | change
+    with pytest.raises(ContractError, match=message):
+        Preprocessing.from_parameters({key: value for key, value in parameters.items() if value is not None})

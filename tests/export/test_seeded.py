@@ -1,0 +1,63 @@
+"""Seeded weights are the same for the same seed, and fit to compare runtimes on."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+import torch
+
+from client.images import load_image, sample_photographs
+from export.network import SqueezeAndExcitation
+from export.weights import resolve
+from export.weights.checkpoint import sha256_of_tensors
+from export.weights.seeded import seeded_network
+from tests.conftest import PREPROCESSING, QUIET, TINY
+
+
+@pytest.fixture(scope="module")
+def network():
+    return seeded_network(TINY, 0)
+
+
+@pytest.fixture(scope="module")
+def photographs():
+    return torch.stack([torch.from_numpy(PREPROCESSING(load_image(path))) for path in sample_photographs()])
+
+
+def test_a_seed_always_gives_the_same_weights(network):
+    digest = sha256_of_tensors(network.state_dict())
+    torch.manual_seed(123)
+    assert sha256_of_tensors(seeded_network(TINY, 0).state_dict()) == digest
+    assert sha256_of_tensors(seeded_network(TINY, 1).state_dict()) != digest
+
+
+def test_float32_is_as_good_as_float64_on_them(network, photographs):
+    with torch.no_grad():
+        exact = deepcopy(network).double()(photographs.double())
+        error = (network(photographs) - exact).abs().max() / exact.abs().max()
+    assert error < 5e-6
+
+
+def test_logits_are_of_a_trained_networks_size_and_differ_by_photograph(network, photographs):
+    with torch.no_grad():
+        logits = network(photographs)
+    assert 1 < logits.abs().max() < 50
+    assert len(set(logits.argmax(1).tolist())) > 1
+
+
+def test_every_gate_has_a_say(network, photographs):
+    """A forgotten Squeeze-and-Excitation must change the answer, or no export of it could ever be proven."""
+    with torch.no_grad():
+        expected = network(photographs)
+        for name, gate in [item for item in network.named_modules() if isinstance(item[1], SqueezeAndExcitation)]:
+            broken = deepcopy(network)
+            broken.get_submodule(name).expand.bias.fill_(100)  # always open
+            assert (broken(photographs) - expected).abs().max() / expected.abs().max() > 1e-3, name
+
+
+def test_they_say_that_they_are_untrained():
+    network, provenance = resolve("seeded:5").load(TINY, QUIET)
+    assert (provenance.kind, provenance.location, provenance.trained) == ("seeded", "seed 5", False)
+    assert provenance.sha256 == sha256_of_tensors(network.state_dict())
+    assert not network.training

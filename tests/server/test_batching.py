@@ -1,0 +1,52 @@
+"""How requests share a run."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from server.backends.batching import run_together
+
+
+class Recorder:
+    """Doubles its input, remembers its batches, and fails for rows that hold a NaN."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        self.batches.append(len(batch))
+        if np.isnan(batch).any():
+            raise ValueError("not a number")
+        return batch * 2
+
+
+def rows(*values: float) -> np.ndarray:
+    return np.array(values, np.float32)[:, None]
+
+
+def test_one_run_for_all_and_each_gets_its_rows():
+    run = Recorder()
+    answers = run_together(run, [rows(1), rows(2, 3, 4), rows(5, 6)])
+    assert run.batches == [6]
+    for answer, expected in zip(answers, (rows(2), rows(4, 6, 8), rows(10, 12)), strict=True):
+        np.testing.assert_array_equal(answer, expected)
+
+
+def test_a_single_request_is_not_copied():
+    seen = []
+    batch = rows(1, 2)
+    run_together(lambda array: seen.append(array) or array, [batch])
+    assert seen[0] is batch
+
+
+def test_only_the_offender_gets_the_error():
+    run = Recorder()
+    first, second, third = run_together(run, [rows(1), rows(np.nan), rows(3, 4)])
+    np.testing.assert_array_equal(first, rows(2))
+    assert isinstance(second, ValueError)
+    np.testing.assert_array_equal(third, rows(6, 8))
+
+
+def test_requests_that_cannot_be_concatenated_are_run_alone():
+    answers = run_together(lambda batch: batch, [np.ones((1, 2)), np.ones((1, 3))])
+    assert [answer.shape for answer in answers] == [(1, 2), (1, 3)]

@@ -1,0 +1,224 @@
+"""Starting, failing and ending a real tritonserver."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from client.connection import Connection
+from server import cli, installation, launcher
+from server.errors import InstallationError, LoadError, PortInUse, RepositoryError
+from server.launcher import Ports, Server, served_models
+from tests.conftest import FREE_PORTS, children, onnx_convolution, write_model
+
+FREE = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
+CONVOLUTION = 'platform: "onnxruntime_onnx"'
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A repository with one small model, quick to load."""
+    repository = tmp_path / "models"
+    write_model(repository, "convolution", CONVOLUTION, {"model.onnx": onnx_convolution((3, 4, 4))})
+    return repository
+
+
+def start(repository: Path, *arguments: str) -> subprocess.Popen[str]:
+    """`python -m server` in a process of its own, returned when it says that it is ready."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "server", "--repository", str(repository), *FREE, *arguments], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        assert any(line.startswith("gRPC ") for line in process.stdout), "it never became ready"
+    return process
+
+
+def wait_until(condition, timeout_s: float = 30) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_it_says_where_it_listens_and_what_it_serves(small, capfd):
+    code = cli.main(["--repository", str(small), *FREE, "--", sys.executable, "-c", "import os; print('url', os.environ['TRITON_URL'])"])
+    out = capfd.readouterr().out
+    assert code == 0
+    assert "convolution version 1: ready" in out
+    grpc = re.search(r"gRPC (127\.0\.0\.1:\d+) · HTTP 127\.0\.0\.1:\d+ · metrics http://127\.0\.0\.1:\d+/metrics", out)
+    assert grpc and f"url {grpc[1]}" in out
+
+
+def test_the_commands_exit_code_is_ours(small):
+    assert cli.main(["--repository", str(small), *FREE, "--", sys.executable, "-c", "raise SystemExit(7)"]) == 7
+
+
+def test_a_command_that_does_not_exist(small, capsys):
+    assert cli.main(["--repository", str(small), *FREE, "--", "no-such-command"]) == 1
+    assert "cannot run no-such-command" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_cleanly(small, signal_):
+    process = start(small)
+    pid = process.pid
+    assert len(children(pid)) >= 2  # the server and a stub
+    process.send_signal(signal_)
+    assert process.wait(30) == 0
+    assert children(pid) == []
+    assert not list(Path("/dev/shm").glob(f"triton-{pid}-*"))
+
+
+def test_killing_the_launcher_ends_the_server(small):
+    process = start(small)
+    server_pid = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+    process.kill()
+    process.wait()
+    assert wait_until(lambda: not Path(f"/proc/{server_pid}").exists())
+
+
+def test_a_server_that_dies_is_reported(small):
+    process = start(small)
+    server_pid = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+    os.kill(server_pid, signal.SIGKILL)
+    assert process.wait(30) == 1
+
+
+def test_a_port_in_use(small, capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert cli.main(["--repository", str(small), "--grpc-port", str(port), "--http-port", "0", "--metrics-port", "0"]) == 1
+    err = capsys.readouterr().err
+    assert f"cannot listen on 127.0.0.1:{port}" in err
+    assert "--grpc-port 0" in err
+    assert err.count("\n") == 1
+
+
+def test_free_ports_are_different_and_free():
+    ports = FREE_PORTS.resolve("127.0.0.1")
+    assert len(set(vars(ports).values())) == 3
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", ports.http))
+        with pytest.raises(PortInUse, match="--http-port"):
+            Ports(0, ports.http, 0).resolve("127.0.0.1")
+
+
+def test_a_model_that_cannot_be_loaded_shows_the_servers_reason(small, capsys):
+    write_model(small, "broken", CONVOLUTION, {"model.onnx": b"not a model"})
+    assert cli.main(["--repository", str(small), *FREE]) == 1
+    err = capsys.readouterr().err
+    assert "model 'broken' version 1 cannot be loaded" in err
+    assert "cannot be loaded by ONNX Runtime" in err
+    assert children() == [] or "convolution" not in str(children())
+
+
+def test_a_config_that_cannot_be_parsed_shows_the_servers_reason(small):
+    write_model(small, "garbled", "platform: onnx {", {"model.onnx": onnx_convolution((3, 4, 4))})
+    with pytest.raises(LoadError, match="garbled"), Server(small, ports=FREE_PORTS):
+        pass
+
+
+def test_a_gpu_model_without_a_gpu_shows_the_servers_reason(small):
+    config = CONVOLUTION + " instance_group { kind: KIND_GPU count: 1 }"
+    write_model(small, "gpu", config, {"model.onnx": onnx_convolution((3, 4, 4))})
+    with pytest.raises(LoadError, match="'gpu'.*GPU"), Server(small, ports=FREE_PORTS):
+        pass
+
+
+def test_folders_without_a_version_are_left_out(small):
+    (small / "not-exported").mkdir()
+    (small / "not-exported" / "config.pbtxt").write_text(CONVOLUTION)
+    (small / ".hidden" / "1").mkdir(parents=True)
+    assert [folder.name for folder in served_models(small)] == ["convolution"]
+    with Server(small, ports=FREE_PORTS) as server, Connection(server.url) as connection:
+        assert connection.is_ready()
+        assert connection.ready_models() == ["convolution"]
+
+
+def test_an_empty_repository(tmp_path):
+    with pytest.raises(RepositoryError, match=r"holds no exported model. Export one: python -m export"):
+        Server(tmp_path).start()
+
+
+def test_a_missing_repository(tmp_path, capsys):
+    assert cli.main(["--repository", str(tmp_path / "nowhere")]) == 1
+    assert "nowhere is not a folder" in capsys.readouterr().err
+
+
+def test_it_listens_on_this_machine_only_and_takes_no_model_control(server):
+    import tritonclient.grpc as triton
+    from tritonclient.utils import InferenceServerException
+
+    assert server.url.startswith("127.0.0.1:")
+    with triton.InferenceServerClient(server.url) as client, pytest.raises(InferenceServerException, match="explicit model load / unload"):
+        client.unload_model("tiny_onnx")
+    listening = Path("/proc/net/tcp").read_text()
+    ports = [f":{port:04X}" for port in vars(server.ports).values()]
+    addresses = {line.split()[1].partition(":")[0] for line in listening.splitlines()[1:] if any(port in line.split()[1] for port in ports)}
+    assert addresses == {"0100007F"}  # 127.0.0.1, little-endian
+
+
+def test_a_missing_libpython_names_the_package(small, monkeypatch, capsys):
+    monkeypatch.setattr(installation, "_PYTHON_LIBRARY", "libpython9.99.so.1.0")
+    assert cli.main(["--repository", str(small), *FREE]) == 69
+    err = capsys.readouterr().err
+    assert "libpython9.99.so.1.0 is missing" in err
+    assert "apt-get install libpython3.11" in err
+
+
+def test_numpy_2_is_refused_before_it_empties_every_answer(small, monkeypatch):
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "2.1.0")
+    with pytest.raises(InstallationError, match="pip install 'numpy<2'"):
+        installation.find(small)
+
+
+def test_a_tritonserver_on_path_is_preferred(tmp_path, monkeypatch):
+    native = tmp_path / "tritonserver"
+    native.write_text("#!/bin/sh\n")
+    native.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = installation.find(tmp_path / "unused")
+    assert (found.executable, found.embedded, found.arguments) == (native, False, ())
+
+
+def test_the_docker_line_of_nvidias_image(small, monkeypatch, capsys):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert cli.main(["--repository", str(small), "--ngc"]) == 69
+    captured = capsys.readouterr()
+    line = captured.out.strip()
+    assert line.startswith("docker run --rm")
+    assert f"--volume={small}/convolution:/models/convolution:ro" in line
+    assert "--publish=127.0.0.1:8001:8001" in line
+    release = re.search(r"nvcr\.io/nvidia/tritonserver:(\d+\.\d+)-py3", line)
+    assert release and tuple(map(int, release[1].split("."))) >= (26, 7)
+    assert "--model-control-mode=none" in line
+    assert "docker is not installed" in captured.err
+
+
+def test_help_needs_none_of_the_heavy_packages():
+    script = (
+        "import sys\nfrom server.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print(sorted({'numpy', 'tritonclient', 'torch', 'onnxruntime', 'rich'} & set(sys.modules)), file=sys.stderr)"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stderr == "[]\n"
+    assert "exit codes:" in result.stdout
+
+
+def test_the_log_can_be_asked_for(small):
+    with Server(small, ports=FREE_PORTS) as server:
+        assert "Started GRPCInferenceService" in server.log_tail(launcher._LOG_LINES_KEPT)
