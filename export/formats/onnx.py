@@ -24,11 +24,13 @@ def export(network: ServedNetwork, example: Tensor, max_batch: int, path: Path) 
     """Export to one self-contained file and have onnx.checker look it over.
 
     Args:
-        network: In eval mode, on the CPU.
+        network: In eval mode, on the CPU, BatchNorm folded; its memory layout is changed.
         example: float32 [2, 3, H, W]; with a batch of 1 the exporter would take the axis for fixed.
         max_batch: Upper bound of the batch axis.
         path: Where the artifact goes.
     """
+    # With channels-last weights the exporter would write strided views, as gathers, around every pooling.
+    network = network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     batch = torch.export.Dim(BATCH_AXIS, min=1, max=max(max_batch, len(example)))
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(

@@ -13,14 +13,11 @@ from export.network import Bottleneck, SEResNeXt
 
 
 class ServedNetwork(nn.Module):
-    """The network in eval mode, with a softmax behind it where probabilities are served.
-
-    The weights are laid out channels-last, as NVIDIA trained them: from the first convolution on, everything runs NHWC inside.
-    """
+    """The network in eval mode, with a softmax behind it where probabilities are served."""
 
     def __init__(self, network: SEResNeXt, output: OutputKind) -> None:
         super().__init__()
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network
         self.output = output
         self.eval().requires_grad_(False)
 

@@ -17,14 +17,17 @@ from server.runtimes.torchscript import TENSORS_ENTRY
 
 
 def export(network: ServedNetwork, example: Tensor, max_batch: int, path: Path) -> None:
-    """Trace and freeze: BatchNorm is folded away, weights are constants, and no device is named, so that it loads on any.
+    """Trace and freeze, with weights laid out channels-last, as NVIDIA trained them: inside, everything runs NHWC.
+
+    Weights become constants, and no device is named, so that the artifact loads on any.
 
     Args:
-        network: In eval mode, on the CPU.
+        network: In eval mode, on the CPU, BatchNorm folded; its memory layout is changed.
         example: float32 [2, 3, H, W].
         max_batch: Not needed; the batch axis is free.
         path: Where the artifact goes.
     """
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with torch.no_grad():
         frozen = torch.jit.freeze(torch.jit.trace(network, example, check_trace=False))
         tensors = {INPUT: list(example.shape[1:]), OUTPUT: list(network(example).shape[1:])}
