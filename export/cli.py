@@ -187,6 +187,9 @@ def _request(options: argparse.Namespace) -> Request:
 
 def _conclude(outcomes: Sequence[Outcome], reporter: Reporter, seconds: float) -> None:
     """What was published, how well it agrees with the network, and what it cost."""
+    parity = outcomes[0].manifest.parity
+    batches = ", ".join(map(str, parity["batches"]))
+    reporter.note(f"against the eager FP32 network: {parity['samples']} inputs, each at batch {batches}")
     reporter.table(_parity_table([outcome.manifest for outcome in outcomes]))
     for outcome in outcomes:
         size = outcome.manifest.artifact["bytes"] / 1e6
@@ -203,13 +206,7 @@ def _parity_table(manifests: Sequence[Manifest]) -> Table:
     from rich import box
     from rich.table import Table
 
-    parity = manifests[0].parity
-    batches = ", ".join(map(str, parity["batches"]))
-    table = Table(
-        title=f"against the eager FP32 network: {parity['samples']} inputs, each at batch {batches}",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     scores = "log-probabilities" if manifests[0].output == "probabilities" else "logits"
     table.add_column("")
     for facts in manifests:

@@ -46,9 +46,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> list[Outcome]:
     ten.write_text("".join(f"number {n}\n" for n in range(10)))
     from dataclasses import replace
 
-    logits = tiny_request(
-        repository, name="logits", output=OutputKind.LOGITS, architecture=replace(TINY, classes=10), labels=str(ten)
-    )
+    logits = tiny_request(repository, name="logits", output=OutputKind.LOGITS, architecture=replace(TINY, classes=10), labels=str(ten))
     return outcomes + export(logits, QUIET)
 
 

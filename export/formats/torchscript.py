@@ -31,4 +31,6 @@ def export(network: ServedNetwork, example: Tensor, max_batch: int, path: Path) 
     with torch.no_grad():
         frozen = torch.jit.freeze(torch.jit.trace(network, example, check_trace=False))
         tensors = {INPUT: list(example.shape[1:]), OUTPUT: list(network(example).shape[1:])}
-        torch.jit.save(frozen, str(path), _extra_files={TENSORS_ENTRY: json.dumps(tensors)})
+    # Through memory: on a full disk, torch's own file writer ends the whole process.
+    with path.open("wb") as file:
+        torch.jit.save(frozen, file, _extra_files={TENSORS_ENTRY: json.dumps(tensors)})

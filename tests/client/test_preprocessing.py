@@ -51,7 +51,7 @@ def import_torchvision() -> tuple[Any, Any]:
 
         return attempt
 
-    torch.library.register_fake = tolerant  # type: ignore[assignment]
+    torch.library.register_fake = tolerant
     try:
         from torchvision import transforms
     finally:

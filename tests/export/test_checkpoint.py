@@ -34,7 +34,8 @@ def photographs():
 def old_names(state):
     """The layout of the file that NVIDIA publishes."""
     return {
-        f"layer{int(key.split('.')[1]) + 1}.{key.split('.', 2)[2]}" if key.startswith("layers.") else key: value for key, value in state.items()
+        f"layer{int(key.split('.')[1]) + 1}.{key.split('.', 2)[2]}" if key.startswith("layers.") else key: value
+        for key, value in state.items()
     }
 
 
@@ -48,7 +49,11 @@ def prefixed(state, prefix):
 
 LAYOUTS = {
     "bare": lambda state: state,
-    "nvidia": lambda state: {"epoch": 90, "best_prec1": np.float64(81.0), "state_dict": prefixed(linear_gates(old_names(state)), "module.")},
+    "nvidia": lambda state: {
+        "epoch": 90,
+        "best_prec1": np.float64(81.0),
+        "state_dict": prefixed(linear_gates(old_names(state)), "module."),
+    },
     "old names": old_names,
     "linear gates": linear_gates,
     "model": lambda state: {"model": state, "optimizer": {"state": {}, "param_groups": []}},
@@ -209,7 +214,9 @@ def test_a_seed_that_is_no_number():
 
 
 def test_compact_leaves_nothing_out():
-    keys = [f"layers.{stage}.{block}.bn1.{part}" for stage, depth in enumerate((3, 4)) for block in range(depth) for part in ("bias", "weight")]
+    keys = [
+        f"layers.{stage}.{block}.bn1.{part}" for stage, depth in enumerate((3, 4)) for block in range(depth) for part in ("bias", "weight")
+    ]
     assert compact(keys) == ["layers.0.{0-2}.bn1.{bias,weight}", "layers.1.{0-3}.bn1.{bias,weight}"]
     assert compact(["a.0.b", "a.2.b", "a.3.b", "c"]) == ["a.{0,2-3}.b", "c"]
     assert compact([]) == []

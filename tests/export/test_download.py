@@ -12,7 +12,7 @@ import torch
 
 from export.errors import CheckpointError, SourceUnavailable
 from export.weights import NGC_URL, resolve
-from export.weights.download import _BLOCK, cache_folder, fetch
+from export.weights.download import _BLOCK, UrlSource, cache_folder, fetch
 from export.weights.seeded import seeded_network
 from tests.conftest import QUIET, TINY
 
@@ -168,5 +168,5 @@ def test_ngc_is_nvidias_file_in_torchs_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "torch" / "hub" / "checkpoints"
     assert cache_folder() == type(tmp_path)(torch.hub.get_dir()) / "checkpoints"
-    assert resolve("ngc").url == NGC_URL
+    assert resolve("ngc") == UrlSource(NGC_URL, kind="ngc")
     assert NGC_URL.endswith("/seresnext101_32x4d_pyt_amp/versions/20.06.0/files/nvidia_se-resnext101-32x4d_200821.pth.tar")

@@ -61,7 +61,19 @@ def test_onnx_has_gates_of_pooling_and_1x1_convolutions_and_no_batch_norm(graph)
     assert count["Sigmoid"] == count["Mul"] == count["Add"] == 5
     assert count["Gemm"] == count["Softmax"] == 1
     assert count.get("ReduceMean", 0) + count.get("GlobalAveragePool", 0) == 5 + 1
-    assert set(count) <= {"Conv", "Relu", "ReduceMean", "GlobalAveragePool", "Sigmoid", "Mul", "Add", "MaxPool", "Reshape", "Gemm", "Softmax"}
+    assert set(count) <= {
+        "Conv",
+        "Relu",
+        "ReduceMean",
+        "GlobalAveragePool",
+        "Sigmoid",
+        "Mul",
+        "Add",
+        "MaxPool",
+        "Reshape",
+        "Gemm",
+        "Softmax",
+    }
 
 
 def test_onnx_tells_nothing_of_the_machine_it_was_made_on(graph):

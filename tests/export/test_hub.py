@@ -29,11 +29,15 @@ def nvidia_se_resnext101_32x4d(pretrained=False):
 
 def test_the_entry_points_weights_are_used(tmp_path):
     network = seeded_network(TINY, 2)
-    torch.save({key: value.flatten(1) if ".squeeze." in key and value.ndim == 4 else value for key, value in network.state_dict().items()}, tmp_path / "weights")
+    torch.save(
+        {key: value.flatten(1) if ".squeeze." in key and value.ndim == 4 else value for key, value in network.state_dict().items()},
+        tmp_path / "weights",
+    )
     (tmp_path / "hubconf.py").write_text(HUBCONF.format(path=str(tmp_path / "weights")))
     source = resolve(f"hub:{tmp_path}")
     loaded, provenance = source.load(TINY, QUIET)
-    assert torch.equal(loaded.layers[0][0].squeeze.squeeze.weight, network.layers[0][0].squeeze.squeeze.weight)
+    gate = "layers.0.0.squeeze.squeeze.weight"
+    assert torch.equal(loaded.get_parameter(gate), network.get_parameter(gate))
     assert (provenance.kind, provenance.location, provenance.trained) == ("hub", str(tmp_path), True)
     assert source.identity(QUIET) == provenance.sha256 == resolve(f"hub:{tmp_path}").identity(QUIET)
 

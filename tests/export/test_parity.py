@@ -84,7 +84,9 @@ def test_one_wrong_sample_at_one_batch_size_is_enough(gate, network):
 
 
 def test_answers_that_depend_on_their_neighbours(gate, network):
-    message = refusal(gate, network, lambda answer, batch: answer * (1 + 0.01 * (len(batch) - 1) * np.linspace(0, 1, 1000, dtype=np.float32)))
+    message = refusal(
+        gate, network, lambda answer, batch: answer * (1 + 0.01 * (len(batch) - 1) * np.linspace(0, 1, 1000, dtype=np.float32))
+    )
     assert "an answer depends on its batch neighbours" in message
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -19,18 +21,24 @@ ARTIFACTS = {"torchscript": "model.pt", "onnxruntime": "model.onnx"}
 def runtime_and_artifact(request, exported):
     filename = ARTIFACTS[request.param]
     return request.param, next(
-        outcome.folder / filename for outcome in exported if outcome.manifest.artifact["file"] == filename and outcome.model.startswith("tiny")
+        outcome.folder / filename
+        for outcome in exported
+        if outcome.manifest.artifact["file"] == filename and outcome.model.startswith("tiny")
     )
 
 
+def load(runtime_and_artifact: tuple[str, Path]) -> runtimes.Runtime:
+    return runtimes.load(*runtime_and_artifact, parameters={})
+
+
 def test_the_artifact_tells_its_tensors(runtime_and_artifact):
-    model = runtimes.load(*runtime_and_artifact, {})
+    model = load(runtime_and_artifact)
     assert (model.input.name, model.input.dims) == ("INPUT__0", (3, 64, 64))
     assert (model.output.name, model.output.dims) == ("OUTPUT__0", (1000,))
 
 
 def test_read_only_input_is_taken_as_triton_gives_it(runtime_and_artifact):
-    model = runtimes.load(*runtime_and_artifact, {})
+    model = load(runtime_and_artifact)
     batch = np.random.default_rng(0).standard_normal((2, 3, 64, 64), dtype=np.float32)
     batch.flags.writeable = False
     answer = model.run(batch)
@@ -56,7 +64,9 @@ def test_onnx_runtime_honours_thread_parameters(tmp_path, monkeypatch):
     path.write_bytes(onnx_convolution((3, 4, 4)))
     seen = []
     session = onnxruntime.InferenceSession
-    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda path, options, **rest: seen.append(options) or session(path, options, **rest))
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession", lambda path, options, **rest: seen.append(options) or session(path, options, **rest)
+    )
     runtimes.load("onnxruntime", path, {"intra_op_thread_count": "3", "inter_op_thread_count": "2", "execution_mode": "1"})
     assert (seen[0].intra_op_num_threads, seen[0].inter_op_num_threads) == (3, 2)
     assert seen[0].execution_mode == onnxruntime.ExecutionMode.ORT_PARALLEL

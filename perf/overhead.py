@@ -1,0 +1,86 @@
+"""What a server adds to a single request: the same artifact with the same input, in its runtime and over gRPC, by turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from client import Classifier
+from client.images import sample_photographs
+from export import manifest
+from export.formats import FORMATS
+from export.repository import Repository
+from server import runtimes
+from server.launcher import Ports, Server, served_models
+
+# The thread pool of the run before spins for a while; neither side is to pay for the other's.
+_PAUSE_S = 0.05
+_WARMUP_ROUNDS = 5
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """Latencies of one model at batch 1, in milliseconds.
+
+    Attributes:
+        alone: Of the runtime in this process, one for each round.
+        served: Of the same request over gRPC, one for each round.
+        equal: Whether both gave the same answer, bit for bit.
+    """
+
+    model: str
+    alone: np.ndarray
+    served: np.ndarray
+    equal: bool
+
+    @property
+    def added(self) -> tuple[float, float, float]:
+        """What serving adds, in milliseconds: the median of the rounds' differences, and its 95 % interval by bootstrap."""
+        differences = self.served - self.alone
+        resampled = np.random.default_rng(0).choice(differences, (_RESAMPLES, len(differences)))
+        low, high = np.percentile(np.median(resampled, axis=1), (2.5, 97.5))
+        return float(np.median(differences)), float(low), float(high)
+
+
+def measure(repository: Path, rounds: int) -> list[Overhead]:
+    """Serve a repository and measure every model in it that this toolkit published.
+
+    Args:
+        repository: A model repository.
+        rounds: How many times each side takes its turn.
+
+    Raises:
+        ServerError: It cannot be served.
+    """
+    with Server(repository, ports=Ports(0, 0, 0)) as server:
+        return [_measure(server, Repository(repository), folder.name, rounds) for folder in served_models(repository)]
+
+
+def _measure(server: Server, repository: Repository, model: str, rounds: int) -> Overhead:
+    folder = repository.latest(model)
+    facts = manifest.read(folder) if folder else None
+    assert folder is not None and facts is not None, f"{model} has no manifest"
+    with Classifier(server.url, model) as classifier:
+        batch = classifier.prepare(sample_photographs()[0])[None]
+        runtime = runtimes.load(FORMATS[facts.format].runtime, folder / facts.artifact["file"], {})
+        turns = {"alone": lambda: runtime.run(batch), "served": lambda: classifier.infer(batch)}
+        for turn in [*turns.values()] * _WARMUP_ROUNDS:
+            turn()
+        times = {name: np.empty(rounds) for name in turns}
+        for index in range(rounds):
+            # The one that goes first changes from round to round, so that a drifting machine favours neither.
+            for name, turn in list(turns.items())[:: 1 if index % 2 else -1]:
+                time.sleep(_PAUSE_S)
+                times[name][index] = _milliseconds(turn)
+        return Overhead(model, **times, equal=bool(np.array_equal(runtime.run(batch), classifier.infer(batch))))
+
+
+def _milliseconds(run: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    run()
+    return (time.perf_counter() - started) * 1000

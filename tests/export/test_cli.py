@@ -1,0 +1,101 @@
+"""`python -m export`, as a person and a script see it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from export.cli import main
+
+TINY = ["--architecture", "se-resnext-tiny", "--crop", "64", "--formats", "torchscript", "--max-batch", "4"]
+
+
+@pytest.fixture
+def run(tmp_path, capsys):
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = main([*TINY, "--repository", str(tmp_path / "models"), *arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_what_a_person_sees(run, tmp_path):
+    code, out, err = run("--weights", "seeded")
+    assert (code, out) == (0, "")
+    for words in ("exporting torchscript", "checking torchscript against the network", "12 inputs, each at batch 1, 2, 4"):
+        assert words in err
+    assert "top-5 agreement" in err and "100%" in err
+    assert f"published: {tmp_path}/models/seresnext101_torchscript/1 (1.0 MB)" in err
+    assert "UNTRAINED WEIGHTS" in err
+    assert "peak memory" in err
+    assert "there already" in run("--weights", "seeded")[2]
+
+
+def test_what_a_script_sees(run):
+    code, out, _ = run("--weights", "seeded", "--json", "--quiet")
+    (outcome,) = json.loads(out)
+    assert code == 0
+    assert (outcome["model"], outcome["version"], outcome["made"]) == ("seresnext101_torchscript", 1, True)
+    assert outcome["manifest"]["parity"]["top1"] == 1
+
+
+def test_weights_are_never_chosen_on_ones_behalf(run, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        run()
+    assert exit_.value.code == 2
+    assert "--weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--weights", "/nowhere.pth"], 1, "/nowhere.pth does not exist"),
+        (["--weights", "http://127.0.0.1:1/x.pth"], 69, "cannot fetch"),
+        (["--weights", "seeded", "--formats", "tflite"], 2, "unknown format tflite"),
+        (["--weights", "seeded", "--architecture", "vgg"], 2, "unknown architecture 'vgg'"),
+        (["--weights", "seeded", "--crop", "64", "--resize", "32"], 2, "crop 64 must be between 1 and resize 32"),
+        (["--weights", "seeded", "--max-batch", "0"], 2, "max_batch must be at least 1"),
+        (["--weights", "x.pth", "--classes", "3"], 2, "--classes is for seeded weights"),
+        (["--weights", "seeded", "--repository", "/proc/models"], 73, "/proc/models cannot be written"),
+    ],
+)
+def test_errors_are_one_line_and_a_code(run, arguments, code, message):
+    found, out, err = run(*arguments)
+    assert (found, out) == (code, "")
+    assert message in err
+    assert err.startswith("error: ") and err.count("\n") == 1
+
+
+def test_a_checkpoint_of_another_network(run, tmp_path):
+    path = tmp_path / "other.pth"
+    torch.save({"head.weight": torch.zeros(3)}, path)
+    code, _, err = run("--weights", str(path), "--quiet")
+    assert code == 1
+    assert "142 missing" not in err  # counters of batches are no loss
+    assert "unexpected  head.weight" in err
+    assert "Traceback" not in err
+
+
+def test_means_of_ones_own(run, tmp_path):
+    assert run("--weights", "seeded", "--mean", "0.5,0.5,0.5", "--std", "1,1,1", "--classes", "10")[0] == 0
+    config = (tmp_path / "models" / "seresnext101_torchscript" / "config.pbtxt").read_text()
+    assert '"0.5, 0.5, 0.5"' in config
+    with pytest.raises(SystemExit):
+        run("--weights", "seeded", "--mean", "0.5")
+
+
+def test_help_needs_none_of_the_heavy_packages():
+    script = (
+        "import sys\nfrom export.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print(sorted({'numpy', 'torch', 'onnx', 'tritonclient', 'rich'} & set(sys.modules)), file=sys.stderr)"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stderr == "[]\n"
+    for words in ("weights:", "examples:", "exit codes:"):
+        assert words in result.stdout

@@ -1,0 +1,191 @@
+"""Publishing: whole or not at all, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import subprocess
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from export import repository as module
+from export.errors import RepositoryError
+from export.repository import Repository
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "models"
+
+
+def publish(root: Path, content: str, config: str = "config", model: str = "m") -> None:
+    repository = Repository(root)
+    with repository.exclusive(), repository.stage(model) as staged:
+        (staged.new_version() / "model.pt").write_text(content)
+        staged.write("config.pbtxt", config)
+        staged.publish()
+
+
+@contextmanager
+def mounted(folder: Path, options: str):
+    """A small file system of its own."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting takes root, which CI has")
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_versions_count_up_and_old_ones_stay(root, tree):
+    publish(root, "one", "first")
+    before = tree(root / "m" / "1")
+    publish(root, "two", "second")
+    assert Repository(root).versions("m") == [1, 2]
+    assert Repository(root).latest("m") == root / "m" / "2"
+    assert tree(root / "m" / "1") == before
+    assert (root / "m" / "config.pbtxt").read_text() == "second"
+    assert [path.name for path in root.parent.iterdir()] == ["models"]
+
+
+def test_what_others_put_into_a_model_stays(root):
+    publish(root, "one")
+    (root / "m" / "NOTES.md").write_text("keep me")
+    (root / "m" / "warmup").mkdir()
+    (root / "m" / "7").mkdir()
+    publish(root, "two")
+    assert (root / "m" / "NOTES.md").read_text() == "keep me"
+    assert (root / "m" / "warmup").is_dir()
+    assert Repository(root).versions("m") == [1, 7, 8]
+
+
+def test_a_stage_that_is_not_published_leaves_nothing(root, tree):
+    publish(root, "one")
+    before = tree(root)
+    repository = Repository(root)
+    with pytest.raises(ZeroDivisionError), repository.exclusive(), repository.stage("m") as staged:
+        (staged.new_version() / "model.pt").write_text("two")
+        staged.write("config.pbtxt", "changed")
+        raise ZeroDivisionError
+    assert tree(root) == before
+    assert [path.name for path in root.parent.iterdir()] == ["models"]
+
+
+def test_a_new_repository_that_stays_empty_is_removed(root):
+    repository = Repository(root)
+    with pytest.raises(ZeroDivisionError), repository.exclusive(), repository.stage("m"):
+        raise ZeroDivisionError
+    assert not root.exists()
+
+
+def test_the_model_is_complete_at_every_moment(root, monkeypatch):
+    """At every system call that changes the repository, it holds either all of the old or all of the new."""
+    publish(root, "one", "first")
+    seen = []
+
+    def look() -> None:
+        versions = tuple(Repository(root).versions("m"))
+        seen.append((versions, (root / "m" / "config.pbtxt").read_text()))
+
+    exchange = module._exchange
+    monkeypatch.setattr(module, "_sync", lambda path: look())
+    monkeypatch.setattr(module, "_exchange", lambda one, other: (look(), exchange(one, other), look()))
+    publish(root, "two", "second")
+    assert set(seen) == {((1,), "first"), ((1, 2), "second")}
+
+
+def test_a_file_system_without_exchange(root, monkeypatch):
+    class Libc:
+        def __init__(self, *_: object, **__: object) -> None:
+            self.renameat2 = self
+
+        def __call__(self, *_: object) -> int:
+            return -1
+
+    publish(root, "one", "first")
+    monkeypatch.setattr(ctypes, "CDLL", Libc)
+    monkeypatch.setattr(ctypes, "get_errno", lambda: errno.EINVAL)
+    publish(root, "two", "second")
+    assert Repository(root).versions("m") == [1, 2]
+    assert (root / "m" / "config.pbtxt").read_text() == "second"
+    assert [path.name for path in root.parent.iterdir()] == ["models"]
+
+
+def test_a_file_system_without_hard_links(root, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, "no links")
+
+    publish(root, "one")
+    monkeypatch.setattr(os, "link", refuse)
+    publish(root, "two")
+    assert (root / "m" / "1" / "model.pt").read_text() == "one"
+    assert Repository(root).versions("m") == [1, 2]
+
+
+def test_two_exports_at_once(root):
+    repository = Repository(root)
+    with repository.exclusive(), pytest.raises(RepositoryError, match="another export is writing to it"), Repository(root).exclusive():
+        pass
+
+
+def test_leftovers_of_a_killed_export_are_cleared_away(root):
+    publish(root, "one")
+    (root.parent / ".models.staging-dead" / "m" / "2").mkdir(parents=True)
+    (root.parent / ".other.staging-dead").mkdir()
+    publish(root, "two")
+    assert sorted(path.name for path in root.parent.iterdir()) == [".other.staging-dead", "models"]
+
+
+def test_other_users_may_read_what_is_published(root):
+    publish(root, "one")
+    assert (root / "m").stat().st_mode & 0o755 == 0o755
+    assert (root / "m" / "1").stat().st_mode & 0o755 == 0o755
+
+
+def test_too_little_room_is_seen_before_the_work(root):
+    repository = Repository(root)
+    with pytest.raises(RepositoryError, match=r"about 1000000000000 MB will be written and \d+ MB are free"), repository.exclusive():
+        with repository.stage("m", bytes_needed=10**18):
+            raise AssertionError("no work may begin")
+    assert not root.exists()
+
+
+def test_a_disk_that_fills_up_meanwhile(tmp_path, tree):
+    disk = tmp_path / "disk"
+    with mounted(disk, "size=256k"):
+        root = disk / "models"
+        publish(root, "one")
+        before = tree(root)
+        with pytest.raises(RepositoryError, match="cannot be written, and is as it was: the disk is full: make room"):
+            publish(root, "x" * 1_000_000)
+        assert tree(root) == before
+        assert [path.name for path in disk.iterdir()] == ["models"]
+
+
+def test_a_read_only_repository(tmp_path, tree):
+    disk = tmp_path / "disk"
+    with mounted(disk, "size=256k"):
+        publish(disk / "models", "one")
+        before = tree(disk / "models")
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        for root in (disk / "models", disk / "new"):
+            with pytest.raises(RepositoryError, match="the file system is read-only: name another --repository"):
+                publish(root, "two")
+        assert tree(disk / "models") == before
+
+
+def test_a_mount_point(tmp_path):
+    disk = tmp_path / "disk"
+    with mounted(disk, "size=256k"), pytest.raises(RepositoryError, match="it is a mount point.*name a folder in it, --repository"):
+        publish(disk, "one")
+
+
+def test_a_file_in_the_way(tmp_path):
+    (tmp_path / "models").touch()
+    with pytest.raises(RepositoryError, match="models cannot be written"):
+        publish(tmp_path / "models", "one")
