@@ -20,8 +20,9 @@ install: $(INSTALLED) ## make .venv with everything in it, at the locked version
 $(INSTALLED): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
 	  || { echo "error: $(PYTHON) is not Python 3.11; name one: make PYTHON=/path/to/python3.11"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	@echo 'installing into $(VENV): one to three minutes'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
 	@touch $@
 
 demo: $(INSTALLED) ## export, prove, serve and classify: all of it, on this machine

@@ -30,6 +30,8 @@ exit codes:
   69 no server answers
 """
 
+_UNTRAINED = " UNTRAINED WEIGHTS  made from a seed, for trying things out: the labels mean nothing. "
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
@@ -148,7 +150,8 @@ def _print_tables(answers: Sequence[_Answers]) -> None:
 
     console = Console(highlight=False)
     for answer in answers:
-        table = Table(title=f"{answer.model} · version {answer.version}", title_justify="left", title_style="bold", box=None)
+        title = f"{answer.model} · version {answer.version}" + (" · untrained weights" if answer.untrained else "")
+        table = Table(title=title, title_justify="left", title_style="bold", box=None)
         table.add_column("image", overflow="fold")
         table.add_column("", justify="right", style="dim")
         table.add_column("label", overflow="fold")
@@ -169,9 +172,5 @@ def _print_tables(answers: Sequence[_Answers]) -> None:
         if answer.predictions:
             console.print(table)
             console.print()
-    untrained = sorted({answer.model for answer in answers if answer.untrained and answer.predictions})
-    if untrained:
-        console.print(
-            f" UNTRAINED WEIGHTS  {', '.join(untrained)}: seeded weights, for trying things out. The labels above mean nothing.",
-            style="bold yellow reverse",
-        )
+    if any(answer.untrained and answer.predictions for answer in answers):
+        console.print(_UNTRAINED, style="bold yellow reverse", soft_wrap=True)

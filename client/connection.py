@@ -75,7 +75,7 @@ class Connection:
         self.url = url
         self._timeout_s = timeout_s
         with self._translated():
-            self._client = triton.InferenceServerClient(url, channel_args=_CHANNEL_OPTIONS)
+            self._client = triton.InferenceServerClient(url, channel_args=[*_CHANNEL_OPTIONS, *_proxy_options(url)])
 
     def __enter__(self) -> Connection:
         return self
@@ -192,11 +192,14 @@ class Connection:
             raise self._explain(error, model, version) from None
 
     def _explain(self, error: InferenceServerException, model: str, version: str) -> ClientError:
-        status, message = str(error.status() or "").removeprefix("StatusCode."), error.message()
+        status = str(error.status() or "").removeprefix("StatusCode.")
+        message = error.message().removeprefix("[request id: <id_unknown>] ")
         if status == "NOT_FOUND" or (status == "UNAVAILABLE" and model and "is not ready" in message):
             named = f"model {model!r}" + (f" version {version}" if version else "")
             return ModelUnavailable(f"{self.url} does not serve {named}: {message}. {self._what_is_served()}")
-        if status == "UNAVAILABLE" and not any(words in message for words in _SHED_LOAD):
+        if any(words in message for words in _SHED_LOAD):
+            return RequestRejected(f"{self.url} refused the request: {message}. It is overloaded: try again later")
+        if status == "UNAVAILABLE":
             return ServerUnreachable(
                 f"no Triton server answers at {self.url}. Start one with `python -m server`, "
                 "or name another with --url HOST:PORT (the gRPC port, 8001 by default)"
@@ -211,3 +214,9 @@ class Connection:
         except ClientError:
             return "Ask its operator which models it serves"
         return f"It serves: {', '.join(names)}" if names else "It serves no model at all"
+
+
+def _proxy_options(url: str) -> list[tuple[str, int]]:
+    """A proxy in the environment is for other machines; gRPC would ask it for this one as well."""
+    host = url.rpartition(":")[0].strip("[]")
+    return [("grpc.enable_http_proxy", 0)] if host in ("localhost", "::1") or host.startswith("127.") else []

@@ -122,4 +122,7 @@ def _as_interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:  # nobody reads any more, which is no reason to end a server
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -74,7 +74,7 @@ def _embedded(workspace: Path) -> Installation:
         executable=triton / "bin" / "tritonserver",
         arguments=(f"--backend-directory={backends}", f"--cache-directory={triton / 'caches'}"),
         environment={
-            "LD_LIBRARY_PATH": f"{libraries}:{libpython_folder()}",
+            "LD_LIBRARY_PATH": ":".join(filter(None, [str(libraries), str(libpython_folder()), os.environ.get("LD_LIBRARY_PATH")])),
             # The stub embeds the interpreter that it finds first on PATH, with that interpreter's site-packages. Its own choice of
             # PYTHONHOME or PYTHONPATH would lead it to another.
             "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",

@@ -28,6 +28,7 @@ _LOG_LINES_KEPT = 200
 _PR_SET_PDEATHSIG = 1
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  (where Linux keeps POSIX shared memory)
 _ANY_INTERFACE = ("0.0.0.0", "::")  # noqa: S104
+_PARSE_ERROR = "[libprotobuf ERROR"
 _SEVERE = re.compile(r"^[EF]\d{4} ")
 
 
@@ -141,16 +142,16 @@ class Server:
         self.ports = self.ports.resolve(self.address)
         self._workspace = tempfile.TemporaryDirectory(prefix="tritonserver-")
         workspace = Path(self._workspace.name)
-        view = workspace / "models"
-        view.mkdir()
+        self._view = workspace / "models"
+        self._view.mkdir()
         for folder in models:
-            (view / folder.name).symlink_to(folder.resolve())
+            (self._view / folder.name).symlink_to(folder.resolve())
         triton = installation.find(workspace)
         self._process = subprocess.Popen(
-            [str(triton.executable), f"--model-repository={view}", *triton.arguments, *self._arguments()],
+            [str(triton.executable), f"--model-repository={self._view}", *triton.arguments, *self._arguments()],
             # The stub puts its working directory first on sys.path: there our backends find the package `server`.
             cwd=Path(__file__).parent.parent,
-            env=os.environ | triton.environment | {REPOSITORY_VARIABLE: str(view)},
+            env=os.environ | triton.environment | {REPOSITORY_VARIABLE: str(self._view)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -183,14 +184,9 @@ class Server:
             self.models = connection.models()
             failed = [model for model in self.models if model.state != "READY"]
             if failed:
-                raise LoadError(
-                    "\n".join(
-                        f"model {model.name!r} version {model.version or '-'} cannot be loaded: {_one_line(model.reason)}"
-                        for model in failed
-                    )
-                )
+                raise LoadError("\n".join(f"model {model.name!r} cannot be loaded: {self._reason(model)}" for model in failed))
             if not connection.is_ready():
-                raise LoadError(f"tritonserver does not call itself ready:\n{self.log_tail()}")
+                raise LoadError("\n".join(["tritonserver does not call itself ready:", *filter(_SEVERE.match, self._log)]))
         self._ready = True
 
     def wait(self) -> int:
@@ -217,6 +213,12 @@ class Server:
     def log_tail(self, lines: int = 20) -> str:
         """The last lines of the server's log."""
         return "\n".join(list(self._log)[-lines:])
+
+    def _reason(self, model: ModelState) -> str:
+        """The server's own words; for a config it cannot parse they are in its log only."""
+        logged = [line for line in self._log if line.startswith(_PARSE_ERROR) or (_SEVERE.match(line) and f"'{model.name}'" in line)]
+        reason = model.reason or " ".join(line.partition("] ")[2].strip('"') for line in logged)
+        return " ".join(reason.split()).replace(str(self._view), str(self.repository))
 
     def _arguments(self) -> list[str]:
         return [
@@ -246,7 +248,3 @@ class Server:
 def _end_with_parent() -> None:
     """Have the kernel end the server when we are killed, so that no server is ever left behind (prctl(2))."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _one_line(reason: str) -> str:
-    return " ".join(reason.split())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from client import Classifier
 from client.classifier import URL_VARIABLE
-from client.connection import Connection
+from client.connection import Connection, ServedModel
 from client.decoding import OutputKind
 from client.errors import ClientError, ContractError, ImageError, ModelUnavailable, RequestRejected, ServerUnreachable
 from client.images import sample_photographs
@@ -135,6 +136,23 @@ def test_a_server_that_is_not_there():
             Classifier(url, "tiny_onnx")
         with Connection(url) as connection, pytest.raises(ServerUnreachable, match="within 0 s"):
             connection.wait_until_live(0.2)
+
+
+@pytest.mark.parametrize(("model", "reason"), [("full", "Exceeds maximum queue size"), ("slow", "Request timeout expired")])
+def test_load_that_the_server_sheds_is_a_rejection_and_no_dead_server(foreign_server, model, reason):
+    """One queue takes a single request, the other rejects after a millisecond what waits 300 for company."""
+    served = ServedModel(model, "1", "INPUT__0", "OUTPUT__0", 2, 4, PREPROCESSING, OutputKind.LOGITS, untrained=False)
+
+    def ask(_: int) -> str:
+        with Connection(foreign_server.url) as connection:
+            try:
+                return str(connection.infer(served, np.ones((1, 3, 3, 3), np.float32)).ravel())
+            except RequestRejected as error:
+                return str(error)
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(ask, range(4)))
+    assert any(f"refused the request: {reason}" in answer for answer in answers), answers
 
 
 def test_an_image_that_cannot_be_read(classifier, tmp_path):

@@ -120,14 +120,15 @@ def test_a_model_that_cannot_be_loaded_shows_the_servers_reason(small, capsys):
     write_model(small, "broken", CONVOLUTION, {"model.onnx": b"not a model"})
     assert cli.main(["--repository", str(small), *FREE]) == 1
     err = capsys.readouterr().err
-    assert "model 'broken' version 1 cannot be loaded" in err
-    assert "cannot be loaded by ONNX Runtime" in err
+    assert "model 'broken' cannot be loaded: " in err
+    assert f"{small}/broken/1/model.onnx cannot be loaded by ONNX Runtime" in err
+    assert err.count("\n") == 1
     assert children() == [] or "convolution" not in str(children())
 
 
 def test_a_config_that_cannot_be_parsed_shows_the_servers_reason(small):
     write_model(small, "garbled", "platform: onnx {", {"model.onnx": onnx_convolution((3, 4, 4))})
-    with pytest.raises(LoadError, match="garbled"), Server(small, ports=FREE_PORTS):
+    with pytest.raises(LoadError, match="model 'garbled' cannot be loaded: .*Expected string, got: onnx"), Server(small, ports=FREE_PORTS):
         pass
 
 
