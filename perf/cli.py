@@ -59,7 +59,6 @@ def _overhead(options: argparse.Namespace) -> int:
         return 0
 
     import numpy as np
-    from rich import box
     from rich.console import Console
     from rich.table import Table
 
@@ -70,7 +69,7 @@ def _overhead(options: argparse.Namespace) -> int:
     console = Console(highlight=False)
     console.print(f"one request at batch 1, in ms, over {options.rounds} rounds: median (10 % – 90 %),")
     console.print("and the median of what serving adds (95 % interval)")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for column in ("", "alone", "served", "added"):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for result in results:

@@ -17,9 +17,10 @@ from export.repository import Repository
 from server import runtimes
 from server.launcher import Ports, Server, served_models
 
-# The thread pool of the run before spins for a while; neither side is to pay for the other's.
-_PAUSE_S = 0.05
-_WARMUP_ROUNDS = 5
+# A turn is a burst of requests, one after the other as a busy client sends them. Its first is not counted: it pays for threads of the
+# other side that still spin, and for waking its own.
+_BURST = 4
+_WARMUP_ROUNDS = 2
 _RESAMPLES = 2000
 
 
@@ -28,8 +29,8 @@ class Overhead:
     """Latencies of one model at batch 1, in milliseconds.
 
     Attributes:
-        alone: Of the runtime in this process, one for each round.
-        served: Of the same request over gRPC, one for each round.
+        alone: Of the runtime in this process; for each round the median of its burst.
+        served: Of the same request over gRPC, likewise.
         equal: Whether both gave the same answer, bit for bit.
     """
 
@@ -70,17 +71,19 @@ def _measure(server: Server, repository: Repository, model: str, rounds: int) ->
         runtime = runtimes.load(FORMATS[facts.format].runtime, folder / facts.artifact["file"], {})
         turns = {"alone": lambda: runtime.run(batch), "served": lambda: classifier.infer(batch)}
         for turn in [*turns.values()] * _WARMUP_ROUNDS:
-            turn()
+            _burst(turn)
         times = {name: np.empty(rounds) for name in turns}
         for index in range(rounds):
             # The one that goes first changes from round to round, so that a drifting machine favours neither.
             for name, turn in list(turns.items())[:: 1 if index % 2 else -1]:
-                time.sleep(_PAUSE_S)
-                times[name][index] = _milliseconds(turn)
+                times[name][index] = _burst(turn)
         return Overhead(model, **times, equal=bool(np.array_equal(runtime.run(batch), classifier.infer(batch))))
 
 
-def _milliseconds(run: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    run()
-    return (time.perf_counter() - started) * 1000
+def _burst(run: Callable[[], object]) -> float:
+    """The median latency of a burst without its first run, in milliseconds."""
+    ends = [time.perf_counter()]
+    for _ in range(_BURST):
+        run()
+        ends.append(time.perf_counter())
+    return float(np.median(np.diff(ends)[1:]) * 1000)
