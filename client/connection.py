@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,18 +99,6 @@ class Connection:
         """Whether the server says that all its models are ready."""
         with self._translated():
             return bool(self._client.is_server_ready(client_timeout=self._timeout_s))
-
-    def wait_until_live(self, timeout_s: float) -> None:
-        """Return as soon as the server answers.
-
-        Raises:
-            ServerUnreachable: It did not within `timeout_s` seconds.
-        """
-        deadline = time.monotonic() + timeout_s
-        while not self.is_live():
-            if time.monotonic() > deadline:
-                raise ServerUnreachable(f"no Triton server answered at {self.url} within {timeout_s:.0f} s")
-            time.sleep(0.1)
 
     def models(self) -> list[ModelState]:
         """The server's repository index, by name and version."""

@@ -49,13 +49,6 @@ def load_image(source: ImageSource) -> Image.Image:
         raise ImageError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
-def describe(source: ImageSource) -> str:
-    """A short name of a source, for messages and tables."""
-    if isinstance(source, str | Path):
-        return str(source)
-    return f"<{type(source).__name__}>"
-
-
 def _decode(content: bytes, name: str) -> Image.Image:
     if not content:
         raise ImageError(f"{name} is empty (0 bytes)")

@@ -115,11 +115,6 @@ class Server:
         host = LOCALHOST if self.address in _ANY_INTERFACE else self.address
         return f"{host}:{self.ports.grpc}"
 
-    @property
-    def pid(self) -> int | None:
-        """Process id of the tritonserver."""
-        return self._process.pid if self._process else None
-
     def __enter__(self) -> Server:
         try:
             self.start()
