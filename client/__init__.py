@@ -6,7 +6,7 @@
     print(classifier.classify("cat.jpg"))
 
 The client knows nothing of the network: how an image is prepared and what the output means it learns from the parameters of the
-served model. It imports numpy, Pillow and tritonclient, and of those only what is used, when it is used.
+served model. It imports numpy, Pillow, tritonclient and rich, and of those only what is used, when it is used.
 """
 
 from __future__ import annotations

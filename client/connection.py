@@ -11,7 +11,7 @@ import numpy as np
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from client.decoding import OUTPUT_KIND_PARAMETER, OutputKind
+from client.decoding import OUTPUT_KIND_PARAMETER, SEEDED, WEIGHTS_PARAMETER, OutputKind
 from client.errors import ClientError, ContractError, ModelUnavailable, RequestRejected, ServerUnreachable
 from client.preprocessing import Preprocessing
 
@@ -143,7 +143,7 @@ class Connection:
             max_batch=config.max_batch_size,
             preprocessing=preprocessing,
             output_kind=OutputKind(kind),
-            untrained=parameters.get("weights") == "seeded",
+            untrained=parameters.get(WEIGHTS_PARAMETER) == SEEDED,
         )
 
     def infer(self, model: ServedModel, batch: np.ndarray) -> np.ndarray:

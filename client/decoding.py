@@ -16,6 +16,8 @@ class OutputKind(StrEnum):
 
 
 OUTPUT_KIND_PARAMETER = "output.kind"
+# Only there where the weights were made from a seed, so that the labels mean nothing.
+WEIGHTS_PARAMETER, SEEDED = "weights", "seeded"
 
 
 @dataclass(frozen=True)

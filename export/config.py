@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from client.decoding import OUTPUT_KIND_PARAMETER, OutputKind
+from client.decoding import OUTPUT_KIND_PARAMETER, SEEDED, WEIGHTS_PARAMETER, OutputKind
 from client.preprocessing import Preprocessing
 from export.errors import OptionError
 from export.formats import INPUT, OUTPUT, Format
 
 LABELS_FILENAME = "labels.txt"
-WEIGHTS_PARAMETER = "weights"
 _HEADER = "# Written by `python -m export`, and written anew by the next export of this model.\n"
 _KINDS = {"cpu": pb.ModelInstanceGroup.KIND_CPU, "gpu": pb.ModelInstanceGroup.KIND_GPU}
 
@@ -105,7 +104,7 @@ def model_config(
         **preprocessing.to_parameters(),
     }
     if not trained:
-        parameters[WEIGHTS_PARAMETER] = "seeded"
+        parameters[WEIGHTS_PARAMETER] = SEEDED
     for key, value in parameters.items():
         config.parameters[key].string_value = value
     return config

@@ -21,13 +21,13 @@ from export.network import ARCHITECTURES, Architecture
 from export.repository import CONFIG_FILENAME, MANIFEST_FILENAME, Repository, StagedModel
 from export.weights import Provenance, resolve
 from export.weights.checkpoint import sha256_of_file
-from server import runtimes
-from server.ngc import RELEASE
+from server import TRITON_RELEASE, runtimes
 
 if TYPE_CHECKING:
     from export.network import SEResNeXt
     from export.parity import Gate
     from export.reporting import Reporter
+    from export.weights import Source
 
 _RECIPE = 1  # raised whenever the code here makes another artifact from the same weights and options
 _ROOM_PER_ARTIFACT = 1.1  # of the weights' bytes
@@ -101,14 +101,15 @@ def export(request: Request, reporter: Reporter) -> list[Outcome]:
     Raises:
         ExportError: Nothing was published; the repository is as it was.
     """
-    identity = resolve(request.weights).identity(reporter)
+    source = resolve(request.weights)
+    identity = source.identity(reporter)
     formats = [FORMATS[name] for name in dict.fromkeys(request.formats)]
     repository = Repository(request.repository)
     keys = {format.name: _key(request, format, identity) for format in formats}
     with repository.exclusive(), ExitStack() as stages:
         published = {format.name: _published(repository, request, format, keys[format.name]) for format in formats}
         missing = [format for format in formats if published[format.name] is None]
-        made = _make(missing, request, repository, keys, reporter, stages) if missing else {}
+        made = _make(missing, source, request, repository, keys, reporter, stages) if missing else {}
         outcomes = []
         for format in formats:
             if known := published[format.name]:
@@ -153,6 +154,7 @@ def _published(repository: Repository, request: Request, format: Format, key: st
 
 def _make(
     formats: Sequence[Format],
+    source: Source,
     request: Request,
     repository: Repository,
     keys: dict[str, str],
@@ -165,7 +167,7 @@ def _make(
     from export.formats.served import ServedNetwork
     from export.parity import Gate
 
-    network, provenance = resolve(request.weights).load(request.architecture, reporter)
+    network, provenance = source.load(request.architecture, reporter)
     labels_for(network.architecture.classes, request.labels)  # refused now, not after the work
     parameters = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
     room = round(parameters * _ROOM_PER_ARTIFACT * len(formats))
@@ -231,7 +233,7 @@ def _prove(
         preprocessing=asdict(request.preprocessing),
         parity=parity.to_json(),
         tools=manifest.tool_versions("numpy", "pillow", "onnxruntime", *format.packages),
-        triton=RELEASE,
+        triton=TRITON_RELEASE,
     )
 
 

@@ -41,12 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _overhead(options: argparse.Namespace) -> int:
+    from client.errors import ClientError
     from perf.overhead import measure
     from server.errors import ServerError
 
     try:
         results = measure(options.repository, options.rounds)
-    except ServerError as error:
+    except (ClientError, ServerError) as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     if options.json:

@@ -57,16 +57,16 @@ def measure(repository: Path, rounds: int) -> list[Overhead]:
 
     Raises:
         ServerError: It cannot be served.
+        ClientError: A model in it does not answer.
     """
     with Server(repository, ports=Ports(0, 0, 0)) as server:
-        return [_measure(server, Repository(repository), folder.name, rounds) for folder in served_models(repository)]
+        newest = [Repository(repository).latest(folder.name) for folder in served_models(repository)]
+        published = [(folder, facts) for folder in newest if folder and (facts := manifest.read(folder))]
+        return [_measure(server, folder, facts, rounds) for folder, facts in published]
 
 
-def _measure(server: Server, repository: Repository, model: str, rounds: int) -> Overhead:
-    folder = repository.latest(model)
-    facts = manifest.read(folder) if folder else None
-    assert folder is not None and facts is not None, f"{model} has no manifest"
-    with Classifier(server.url, model) as classifier:
+def _measure(server: Server, folder: Path, facts: manifest.Manifest, rounds: int) -> Overhead:
+    with Classifier(server.url, facts.model) as classifier:
         batch = classifier.prepare(sample_photographs()[0])[None]
         runtime = runtimes.load(FORMATS[facts.format].runtime, folder / facts.artifact["file"], {})
         turns = {"alone": lambda: runtime.run(batch), "served": lambda: classifier.infer(batch)}
@@ -77,7 +77,7 @@ def _measure(server: Server, repository: Repository, model: str, rounds: int) ->
             # The one that goes first changes from round to round, so that a drifting machine favours neither.
             for name, turn in list(turns.items())[:: 1 if index % 2 else -1]:
                 times[name][index] = _burst(turn)
-        return Overhead(model, **times, equal=bool(np.array_equal(runtime.run(batch), classifier.infer(batch))))
+        return Overhead(facts.model, **times, equal=bool(np.array_equal(runtime.run(batch), classifier.infer(batch))))
 
 
 def _burst(run: Callable[[], object]) -> float:

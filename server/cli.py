@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from server.errors import InstallationError, ServerError
@@ -74,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 def _serve(options: argparse.Namespace) -> int:
     from server.launcher import Ports, Server
 
-    signal.signal(signal.SIGTERM, _as_interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     ports = Ports(options.grpc_port, options.http_port, options.metrics_port)
     server = Server(options.repository, ports=ports, address=options.address, verbose=options.verbose)
     try:
@@ -115,10 +114,6 @@ def _serve_in_docker(options: argparse.Namespace) -> int:
     if not shutil.which("docker"):
         raise InstallationError("docker is not installed: run the line above on a machine that has it")
     return subprocess.run(command).returncode
-
-
-def _as_interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _say(line: str) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from server import TRITON_RELEASE
 from server.launcher import LOCALHOST, Ports, served_models
 
-# The oldest release with all security fixes known when this was written (NVIDIA product security bulletin 5875).
-RELEASE = "26.07"
-IMAGE = f"nvcr.io/nvidia/tritonserver:{RELEASE}-py3"
+IMAGE = f"nvcr.io/nvidia/tritonserver:{TRITON_RELEASE}-py3"
 
 
 def docker_command(repository: Path, ports: Ports, address: str = LOCALHOST) -> list[str]:

@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,11 +45,15 @@ class FileSource:
     location: str = ""
 
     def identity(self, reporter: Reporter) -> str:
+        return self._sha256
+
+    @cached_property
+    def _sha256(self) -> str:
         return sha256_of_file(self.path)
 
     def load(self, architecture: Architecture, reporter: Reporter) -> tuple[SEResNeXt, Provenance]:
         with reporter.step(f"reading {self.path}"):
-            provenance = Provenance(self.kind, self.location or str(self.path.resolve()), sha256_of_file(self.path))
+            provenance = Provenance(self.kind, self.location or str(self.path.resolve()), self._sha256)
             return build(read(self.path), architecture, str(self.path)), provenance
 
 
@@ -83,7 +88,7 @@ def build(state: Mapping[str, Tensor], architecture: Architecture, name: str) ->
     """
     state = normalise(state)
     head = state.get("fc.weight")
-    if head is not None and head.ndim == 2:
+    if head is not None and head.ndim == 2 and len(head):
         architecture = replace(architecture, classes=head.shape[0])
     with torch.device("meta"):
         network = SEResNeXt(architecture)

@@ -60,22 +60,19 @@ def fetch(url: str, folder: Path, reporter: Reporter) -> Path:
     path = folder / (Path(urlsplit(url).path).name or "checkpoint")
     record = path.with_name(path.name + ".sha256")
     if path.exists():
-        digest = sha256_of_file(path)
-        if record.exists() and record.read_text().split()[0] != digest:
+        if record.exists() and record.read_text().split()[0] != sha256_of_file(path):
             raise CheckpointError(f"{path} has changed since it was downloaded: delete it and run again")
     else:
         part = path.with_name(path.name + ".part")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _download(url, part, reporter)
-            digest = sha256_of_file(part)
+            record.write_text(f"{sha256_of_file(part)}  {path.name}\n")
             os.replace(part, path)
         except requests.RequestException as error:
             raise SourceUnavailable(_explain(url, error, part)) from None
         except OSError as error:
             raise SourceUnavailable(f"cannot write {error.filename or part}: {error.strerror}") from None
-    if not record.exists():
-        record.write_text(f"{digest}  {path.name}\n")
     return path
 
 
