@@ -79,7 +79,7 @@ def foreign_server(exported: list[Outcome], tmp_path_factory: pytest.TempPathFac
     """
     write_model(repository, "picky", picky, {"model.onnx": onnx_convolution((3, None, None))})
     for name, policy in {"full": "max_queue_size: 1", "slow": "timeout_action: REJECT default_timeout_microseconds: 1000"}.items():
-        config = picky.replace("300000 }", f"300000 default_queue_policy {{ {policy} }} }}")
+        config = picky.replace("300000 }", f"1000000 default_queue_policy {{ {policy} }} }}")
         write_model(repository, name, config, {"model.onnx": onnx_convolution((3, None, None))})
     with Server(repository, ports=FREE_PORTS) as running:
         yield running
