@@ -6,23 +6,31 @@ REPOSITORY ?= model_repository
 PHOTOGRAPHS ?= client/photographs/*.jpg
 NAME := seresnext101
 
+# What ONNX Runtime and PyTorch are installed for: `gpu` where an NVIDIA driver is, else `cpu`.
+DEVICE ?= $(if $(shell command -v nvidia-smi),gpu,cpu)
+LOCK := requirements$(if $(filter gpu,$(DEVICE)),-gpu).lock
+# NVIDIA's bindings of both TensorRTs that plans are built with, for the tests: 1 MB each, no GPU needed.
+BINDINGS := 10:tensorrt_cu12_bindings==10.16.1.11 11:tensorrt_cu13_bindings==11.1.0.106
+
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo export serve serve-ngc classify test lint format lock clean
+.PHONY: help install demo export export-gpu tensorrt-ngc serve serve-ngc classify test test-gpu lint format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
 
 install: $(INSTALLED) ## make .venv with everything in it, at the locked versions
 
-$(INSTALLED): requirements.lock
+$(INSTALLED): $(LOCK) Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
 	  || { echo "error: $(PYTHON) is not Python 3.11; name one: make PYTHON=/path/to/python3.11"; exit 1; }
-	@echo 'installing into $(VENV): one to three minutes'
+	@echo 'installing into $(VENV), for a $(DEVICE): one to three minutes'
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r $(LOCK)
+	@for each in $(BINDINGS); do $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+	  --target $(VENV)/tensorrt/$${each%%:*} $${each#*:} || exit; done
 	@touch $@
 
 demo: $(INSTALLED) ## export, prove, serve and classify: all of it, on this machine
@@ -36,6 +44,14 @@ demo: $(INSTALLED) ## export, prove, serve and classify: all of it, on this mach
 export: $(INSTALLED) ## publish NVIDIA's weights, or WEIGHTS=...
 	@$(BIN)/python -m export --weights $(or $(WEIGHTS),ngc) --repository $(REPOSITORY)
 
+export-gpu: $(INSTALLED) ## publish all that a GPU serves, in FP16; without a GPU what can be, and exit code 3
+	@$(BIN)/python -m export --weights $(or $(WEIGHTS),ngc) --repository $(REPOSITORY) --partial \
+	  --formats torchscript,onnx,onnx_trt,tensorrt --precision fp16 --device gpu --max-batch 32
+
+tensorrt-ngc: $(INSTALLED) ## publish a TensorRT plan built inside NVIDIA's image, in Docker
+	@$(BIN)/python -m export --weights $(or $(WEIGHTS),ngc) --repository $(REPOSITORY) \
+	  --formats tensorrt --in-image --max-batch 32
+
 serve: $(INSTALLED) ## serve model_repository until Ctrl-C
 	@$(BIN)/python -m server --repository $(REPOSITORY)
 
@@ -48,6 +64,9 @@ classify: $(INSTALLED) ## classify IMAGES="a.jpg b.jpg" with MODEL=seresnext101_
 test: $(INSTALLED) ## prove it: the tests, with the real tritonserver
 	$(BIN)/python -m pytest
 
+test-gpu: $(INSTALLED) ## the tests that need a GPU
+	$(BIN)/python -m pytest -m gpu -rs
+
 lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -57,12 +76,14 @@ format: $(INSTALLED) ## put the code in shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: ## write requirements.lock anew from pyproject.toml
+lock: ## write both requirements files anew from pyproject.toml
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/pip install --quiet pip-tools
-	$(VENV)-lock/bin/pip-compile --quiet --upgrade --extra dev --strip-extras --no-emit-index-url --no-emit-find-links \
-	  --no-emit-options --output-file requirements.lock pyproject.toml
-	@sed -i 's/\(==[0-9.]*\)+cpu/\1/' requirements.lock
+	for each in cpu:requirements.lock cuda:requirements-gpu.lock; do \
+	  $(VENV)-lock/bin/pip-compile --quiet --upgrade --extra dev --extra $${each%:*} --strip-extras --no-emit-index-url \
+	    --no-emit-find-links --no-emit-options --output-file $${each#*:} pyproject.toml || exit; done
+	@sed -i 's/\(==[0-9.]*\)+cpu/\1/' requirements*.lock
+	@grep -o 'tensorrt==[0-9.]*' pyproject.toml >> requirements-gpu.lock # it pins its own parts
 	@rm -rf $(VENV)-lock
 
 clean: ## remove .venv and what tools left; exported models stay

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.errors import ExportError
+from export.tensorrt.options import add_tuning, tuning_of
+from server import TRITON_RELEASE
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,15 +40,19 @@ examples:
   python -m export --weights ngc
   python -m export --weights finetuned.pth --labels classes.txt --name pets
   python -m export --weights ngc --formats onnx --max-batch 64 --device gpu
+  python -m export --weights ngc --formats tensorrt              an FP16 plan, on the GPU that will serve it
+  python -m export --weights ngc --formats tensorrt --plan /mnt/l4/model.plan
+                                                                 the same, and one that was built and proven on an L4
 
 Every artifact is run by the runtime that will serve it and held against the network before it is published; what is there already is
 not made again. Nothing is published unless all of it can be.
 
 exit codes:
   0   everything that was asked for is in the repository
-  1   the weights cannot be used
+  1   the weights cannot be used, or this machine or the targeted release cannot do what was asked for
   2   wrong usage, or options that do not go together
-  65  an artifact does not answer as the network does; it was not published
+  3   with --partial: all was exported but what this machine cannot make
+  65  an artifact does not answer as the network does, or is not in the precision it should be; it was not published
   69  the weights cannot be fetched: no network, or nothing there
   73  the repository cannot be written
   130 interrupted; the repository is as it was
@@ -60,26 +66,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     from export.reporting import Reporter
-    from server.errors import ServerError
+    from server.errors import ArtifactError, ServerError
 
     reporter = Reporter(quiet=options.quiet)
     try:
         from export.pipeline import export
 
         started = time.monotonic()
-        outcomes = export(_request(options), reporter)
-    except ExportError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except ServerError as error:
+        request, left_out = _possible(_request(options)) if options.partial else (_request(options), "")
+        outcomes = export(request, reporter)
+    except ArtifactError as error:
         print(f"error: {error}", file=sys.stderr)
         return 65
+    except (ExportError, ServerError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     except KeyboardInterrupt:
         print("interrupted; the repository is as it was", file=sys.stderr)
         return 130
     _conclude(outcomes, reporter, time.monotonic() - started)
     if options.json:
         print(json.dumps([outcome.to_json() for outcome in outcomes], indent=2))
+    if left_out:
+        print(left_out, file=sys.stderr)
+        return 3
     return 0
 
 
@@ -91,10 +101,20 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--weights", required=True, metavar="SOURCE", help="where the weights come from; see below")
-    parser.add_argument("--formats", default="", metavar="A,B", help="what to export: torchscript, onnx (default: all of them)")
+    parser.add_argument(
+        "--formats",
+        default="torchscript,onnx",
+        metavar="A,B",
+        help="of torchscript, onnx, onnx_trt (ONNX through TensorRT in ONNX Runtime) and tensorrt; the last two are for GPUs "
+        "(default: torchscript,onnx)",
+    )
+    parser.add_argument(
+        "--precision", choices=("fp32", "fp16"), help="what artifacts compute in (default: fp16 for onnx_trt and tensorrt, else fp32)"
+    )
     parser.add_argument("--repository", type=Path, default=Path("model_repository"), metavar="DIR", help="default: model_repository")
     parser.add_argument("--name", default="seresnext101", help="models are called NAME_FORMAT (default: seresnext101)")
     parser.add_argument("--force", action="store_true", help="export even what is there already, as a new version")
+    parser.add_argument("--partial", action="store_true", help="leave out what this machine cannot make, and exit with 3")
 
     network = parser.add_argument_group("network")
     network.add_argument("--architecture", default="se-resnext101-32x4d", metavar="NAME", help="or se-resnext-tiny, for trying things out")
@@ -103,6 +123,8 @@ def _parser() -> argparse.ArgumentParser:
         "--output", choices=("probabilities", "logits"), default="probabilities", help="what is served (default: probabilities)"
     )
     network.add_argument("--labels", metavar="FILE", help="names of the classes, one a line; `none` (default: ImageNet's for 1000)")
+
+    network.add_argument("--fp32-squeeze", action="store_true", help="in FP16, keep each squeeze (pooling to sigmoid) in FP32")
 
     image = parser.add_argument_group("preprocessing, written into config.pbtxt for clients to follow")
     image.add_argument("--crop", type=int, default=224, metavar="PX", help="side of the square the network sees (default: 224)")
@@ -114,13 +136,22 @@ def _parser() -> argparse.ArgumentParser:
     serving = parser.add_argument_group("serving")
     serving.add_argument("--max-batch", type=int, default=8, metavar="N", help="the one maximum batch of it all (default: 8)")
     serving.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where Triton runs the models (default: cpu)")
-    serving.add_argument("--instances", type=int, default=1, metavar="N", help="copies that run at the same time (default: 1)")
+    serving.add_argument("--instances", type=int, default=0, metavar="N", help="copies that run at the same time (default: 1; on a GPU 2)")
     serving.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads of one run (default: 0, the runtime's choice)")
     serving.add_argument("--queue-size", type=int, default=128, metavar="N", help="requests that may wait (default: 128)")
     serving.add_argument(
         "--queue-timeout", type=int, default=10_000, metavar="MS", help="how long one may wait before it is rejected (default: 10000)"
     )
     serving.add_argument("--queue-delay", type=int, default=0, metavar="US", help="how long to wait for a fuller batch (default: 0)")
+
+    serving.add_argument("--target", default=TRITON_RELEASE, metavar="YY.MM", help=f"the tritonserver release (default: {TRITON_RELEASE})")
+
+    tensorrt = parser.add_argument_group("TensorRT plans")
+    add_tuning(tensorrt)
+    tensorrt.add_argument(
+        "--plan", type=Path, action="append", default=[], metavar="FILE", help="one that another GPU's machine has built and proven"
+    )
+    tensorrt.add_argument("--in-image", action="store_true", help="build inside the target's NVIDIA image, in Docker")
 
     parser.add_argument("--json", action="store_true", help="print the manifests to standard output")
     parser.add_argument("--quiet", action="store_true", help="print errors only")
@@ -140,9 +171,9 @@ def _request(options: argparse.Namespace) -> Request:
     from client.preprocessing import Preprocessing
     from export.config import Serving
     from export.errors import OptionError
-    from export.formats import FORMATS
     from export.network import ARCHITECTURES
     from export.pipeline import Request
+    from export.tensorrt.plan import PlanRequest
 
     architecture = ARCHITECTURES.get(options.architecture)
     if architecture is None:
@@ -166,7 +197,9 @@ def _request(options: argparse.Namespace) -> Request:
     return Request(
         weights=options.weights,
         repository=options.repository,
-        formats=tuple(options.formats.split(",")) if options.formats else tuple(FORMATS),
+        formats=tuple(filter(None, options.formats.split(","))),
+        precision=options.precision,
+        fp32_squeeze=options.fp32_squeeze,
         name=options.name,
         architecture=architecture,
         output=OutputKind(options.output),
@@ -180,9 +213,30 @@ def _request(options: argparse.Namespace) -> Request:
             queue_timeout_ms=options.queue_timeout,
             queue_delay_us=options.queue_delay,
         ),
+        target=options.target,
+        plans=PlanRequest(tuning_of(options), tuple(options.plan), options.in_image),
         labels=options.labels,
         force=options.force,
     )
+
+
+def _possible(request: Request) -> tuple[Request, str]:
+    """The request without what this machine cannot make, and one line on that; empty where there is nothing.
+
+    Raises:
+        MissingHardware: Nothing is left of it.
+    """
+    from dataclasses import replace
+
+    from export.errors import MissingHardware
+    from export.pipeline import lacking
+
+    lacks = lacking(request)
+    formats = tuple(name for name in request.formats if name not in lacks)
+    line = "; ".join(f"left out: {name}, because this machine lacks {what}" for name, what in lacks.items())
+    if not formats:
+        raise MissingHardware(line)
+    return replace(request, formats=formats), line
 
 
 def _conclude(outcomes: Sequence[Outcome], reporter: Reporter, seconds: float) -> None:
@@ -192,8 +246,11 @@ def _conclude(outcomes: Sequence[Outcome], reporter: Reporter, seconds: float) -
     reporter.note(f"against the eager FP32 network: {parity['samples']} inputs, each at batch {batches}")
     reporter.table(_parity_table([outcome.manifest for outcome in outcomes]))
     for outcome in outcomes:
-        size = outcome.manifest.artifact["bytes"] / 1e6
+        size = outcome.manifest.bytes / 1e6
         reporter.note(f"{'published' if outcome.made else 'there already'}: {outcome.folder} ({size:.1f} MB)")
+    for ranges in [outcome.manifest.ranges for outcome in outcomes if outcome.manifest.ranges][:1]:
+        largest = ranges["largest"]
+        reporter.note(f"FP16 holds {ranges['headroom']:.0f} times the largest value, {largest['value']:.4g} in {largest['tensor']}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     reporter.note(f"took {seconds:.1f} s, peak memory {peak:.2f} GB")
     if not all(outcome.manifest.weights.trained for outcome in outcomes):
@@ -210,13 +267,14 @@ def _parity_table(manifests: Sequence[Manifest]) -> Table:
     scores = "log-probabilities" if manifests[0].output == "probabilities" else "logits"
     table.add_column("")
     for facts in manifests:
-        table.add_column(facts.format, justify="right")
+        table.add_column(facts.format if facts.precision == "fp32" else f"{facts.format} {facts.precision}", justify="right")
     rows: dict[str, Callable[[dict[str, Any]], str]] = {
         f"relative error of the {scores}": lambda parity: f"{parity['relative_error']:.1e}",
         "  allowed": lambda parity: f"{parity['bound']:.1e}",
         "  between batch neighbours": lambda parity: f"{parity['neighbour_error']:.1e}",
         "largest error of the output": lambda parity: f"{parity['max_abs_error']:.1e}",
         "smallest cosine": lambda parity: f"{parity['cosine']:.9f}",
+        "run on": lambda parity: str(parity["device"]),
         "top-1 agreement": lambda parity: f"{parity['top1']:.0%}",
         "top-5 agreement": lambda parity: f"{parity['top5']:.0%}",
     }

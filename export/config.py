@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from google.protobuf import text_format
@@ -9,12 +10,14 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from client.decoding import OUTPUT_KIND_PARAMETER, SEEDED, WEIGHTS_PARAMETER, OutputKind
 from client.preprocessing import Preprocessing
+from export import gpu_config
 from export.errors import OptionError
 from export.formats import INPUT, OUTPUT, Format
 
 LABELS_FILENAME = "labels.txt"
 _HEADER = "# Written by `python -m export`, and written anew by the next export of this model.\n"
 _KINDS = {"cpu": pb.ModelInstanceGroup.KIND_CPU, "gpu": pb.ModelInstanceGroup.KIND_GPU}
+_INSTANCES = {"cpu": 1, "gpu": 2}
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class Serving:
     Attributes:
         max_batch: The one maximum batch: of the artifact's batch axis, of the parity gate and of Triton's batcher.
         device: `cpu` or `gpu`.
-        instances: Copies of the model that run at the same time, on each device.
+        instances: Copies of the model that run at the same time, on each device; 0 is one on a CPU, and two on a GPU, where one computes
+            while the other copies.
         threads: CPU threads of one run; 0 leaves it to the runtime.
         queue_size: Requests that may wait; one more is rejected.
         queue_timeout_ms: How long one may wait before it is rejected, in milliseconds.
@@ -36,17 +40,17 @@ class Serving:
 
     max_batch: int = 8
     device: str = "cpu"
-    instances: int = 1
+    instances: int = 0
     threads: int = 0
     queue_size: int = 128
     queue_timeout_ms: int = 10_000
     queue_delay_us: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("max_batch", "instances", "queue_size", "queue_timeout_ms"):
+        for name in ("max_batch", "queue_size", "queue_timeout_ms"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("threads", "queue_delay_us"):
+        for name in ("instances", "threads", "queue_delay_us"):
             if getattr(self, name) < 0:
                 raise OptionError(f"{name} must not be negative, as {getattr(self, name)} is")
         if self.device not in _KINDS:
@@ -63,6 +67,7 @@ def model_config(
     serving: Serving,
     labelled: bool,
     trained: bool,
+    plans: Mapping[str, str] | None = None,
 ) -> pb.ModelConfig:
     """The config of one model.
 
@@ -75,7 +80,9 @@ def model_config(
         serving: How it is served.
         labelled: Whether a file of labels lies beside the config.
         trained: False for seeded weights; the client warns of those.
+        plans: TensorRT plans by compute capability, where there is more than one.
     """
+    device = "gpu" if format.gpu_only else serving.device
     dims = [3, preprocessing.crop, preprocessing.crop]
     config = pb.ModelConfig(
         name=name,
@@ -84,7 +91,7 @@ def model_config(
         input=[pb.ModelInput(name=INPUT, data_type=pb.TYPE_FP32, format=pb.ModelInput.FORMAT_NCHW, dims=dims)],
         output=[pb.ModelOutput(name=OUTPUT, data_type=pb.TYPE_FP32, dims=[classes], label_filename=LABELS_FILENAME if labelled else "")],
         version_policy=pb.ModelVersionPolicy(latest=pb.ModelVersionPolicy.Latest(num_versions=1)),
-        instance_group=[pb.ModelInstanceGroup(kind=_KINDS[serving.device], count=serving.instances)],
+        instance_group=[pb.ModelInstanceGroup(kind=_KINDS[device], count=serving.instances or _INSTANCES[device])],
         dynamic_batching=pb.ModelDynamicBatching(
             max_queue_delay_microseconds=serving.queue_delay_us,
             default_queue_policy=pb.ModelQueuePolicy(
@@ -95,11 +102,12 @@ def model_config(
             ),
         ),
     )
-    for batch in sorted({1, serving.max_batch}):
+    # A GPU's libraries choose their kernels anew for every batch size they have not seen.
+    for batch in range(1, serving.max_batch + 1) if device == "gpu" else sorted({1, serving.max_batch}):
         warmup = config.model_warmup.add(name=f"batch {batch}", batch_size=batch)
         warmup.inputs[INPUT].CopyFrom(pb.ModelWarmup.Input(data_type=pb.TYPE_FP32, dims=dims, random_data=True))
     parameters = {
-        format.thread_parameter: str(serving.threads),
+        **({format.thread_parameter: str(serving.threads)} if format.thread_parameter else {}),
         OUTPUT_KIND_PARAMETER: output.value,
         **preprocessing.to_parameters(),
     }
@@ -107,6 +115,9 @@ def model_config(
         parameters[WEIGHTS_PARAMETER] = SEEDED
     for key, value in parameters.items():
         config.parameters[key].string_value = value
+    config.cc_model_filenames.update(plans or {})
+    if device == "gpu":
+        gpu_config.tune(config, format, dims)
     return config
 
 

@@ -35,3 +35,19 @@ class RepositoryError(ExportError):
     """The model repository cannot be written: read-only, full, or in use by another export. EX_CANTCREAT of sysexits.h."""
 
     exit_code = 73
+
+
+class BuildError(ExportError):
+    """TensorRT built no plan, or one that is not what was asked for. The exit code is that of a failed gate."""
+
+    exit_code = 65
+
+
+class MissingHardware(ExportError):
+    """A format that was named cannot be made on this machine: no GPU, or no TensorRT."""
+
+
+class RangeError(ExportError):
+    """The network's values do not fit into the precision that was asked for. The exit code is that of a failed gate."""
+
+    exit_code = 65

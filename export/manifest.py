@@ -13,7 +13,7 @@ from export.repository import MANIFEST_FILENAME
 from export.weights import Provenance
 from export.weights.checkpoint import sha256_of_file
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -23,29 +23,33 @@ class Manifest:
     Attributes:
         key: Equal for two exports exactly when they would make the same artifact; an equal one is not made again.
         created: UTC, ISO 8601.
-        artifact: Its file name, sha256 and length in bytes.
+        precision: What the artifact computes in, `fp32` or `fp16`.
+        artifacts: File name, sha256 and length in bytes of each. More than one are TensorRT plans for several GPUs.
         weights: Where they came from and their sha256.
         architecture: The numbers of the network.
         tensors: Names and dims (without the batch axis) of input and output; both are FP32.
         output: `probabilities` or `logits`.
         preprocessing: The contract for the input.
         parity: The gate's figures.
+        ranges: For FP16, the largest magnitude of every activation on the gate's inputs, and the headroom to FP16's largest number.
         tools: Versions of what made and judged it.
-        triton: The oldest NVIDIA release it is meant for.
+        triton: The release of NVIDIA's image it is meant for.
     """
 
     model: str
     version: int
     format: str
+    precision: str
     key: str
     created: str
-    artifact: dict[str, Any]
+    artifacts: list[dict[str, Any]]
     weights: Provenance
     architecture: dict[str, Any]
     tensors: dict[str, Any]
     output: str
     preprocessing: dict[str, Any]
     parity: dict[str, Any]
+    ranges: dict[str, Any] | None
     tools: dict[str, str]
     triton: str
     schema: int = SCHEMA
@@ -54,6 +58,11 @@ class Manifest:
     def classes(self) -> int:
         """Length of the output vector."""
         return int(self.tensors["output"]["dims"][0])
+
+    @property
+    def bytes(self) -> int:
+        """Length of all artifacts."""
+        return sum(artifact["bytes"] for artifact in self.artifacts)
 
     def to_text(self) -> str:
         """The content of manifest.json."""
@@ -72,9 +81,11 @@ def read(folder: Path) -> Manifest | None:
 
 
 def is_intact(folder: Path, manifest: Manifest) -> bool:
-    """Whether the artifact is still the one the manifest was written for."""
-    path = folder / manifest.artifact["file"]
-    return path.is_file() and sha256_of_file(path) == manifest.artifact["sha256"]
+    """Whether the artifacts are still those the manifest was written for."""
+    return all(
+        (folder / artifact["file"]).is_file() and sha256_of_file(folder / artifact["file"]) == artifact["sha256"]
+        for artifact in manifest.artifacts
+    )
 
 
 def tool_versions(*packages: str) -> dict[str, str]:

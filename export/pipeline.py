@@ -14,22 +14,27 @@ from typing import TYPE_CHECKING, Any
 from client.decoding import OutputKind
 from client.preprocessing import Preprocessing
 from export import config, manifest
-from export.errors import OptionError
-from export.formats import FORMATS, INPUT, OUTPUT, Format
+from export.errors import MissingHardware, OptionError
+from export.formats import DEFAULT_FORMATS, FORMATS, INPUT, OUTPUT, Format
 from export.labels import labels_for
 from export.network import ARCHITECTURES, Architecture
 from export.repository import CONFIG_FILENAME, MANIFEST_FILENAME, Repository, StagedModel
-from export.weights import Provenance, resolve
+from export.tensorrt.plan import PlanRequest
+from export.weights import resolve
 from export.weights.checkpoint import sha256_of_file
 from server import TRITON_RELEASE, runtimes
+from server.releases import release
 
 if TYPE_CHECKING:
-    from export.network import SEResNeXt
+    from export.formats.material import Material
+    from export.formats.served import ServedNetwork
     from export.parity import Gate
     from export.reporting import Reporter
     from export.weights import Source
 
-_RECIPE = 1  # raised whenever the code here makes another artifact from the same weights and options
+PRECISIONS = ("fp32", "fp16")
+
+_RECIPE = 2  # raised whenever the code here makes another artifact from the same weights and options
 _ROOM_PER_ARTIFACT = 1.1  # of the weights' bytes
 
 
@@ -40,24 +45,33 @@ class Request:
     Attributes:
         weights: As `export.weights.resolve` takes it.
         formats: Keys of `FORMATS`.
+        precision: `fp32` or `fp16`; None is each format's own.
+        fp32_squeeze: In FP16, keep the Squeeze-and-Excitations in FP32.
         repository: The model repository.
-        name: Models are called `<name>_<format>`.
+        name: Models are called `<name>_<format>`, with `_fp16` behind it for FP16.
         architecture: Every number of the network but its class count, which the weights decide.
+        target: The release of tritonserver that will serve.
+        plans: What TensorRT is asked for.
         labels: A file, `none`, or None for the default.
         force: Export even what is there already.
 
     Raises:
-        OptionError: A format is unknown.
+        OptionError: A format or a precision is unknown, or two of the options do not go together.
+        ReleaseError: The target is unknown.
     """
 
     weights: str
     repository: Path
-    formats: tuple[str, ...] = tuple(FORMATS)
+    formats: tuple[str, ...] = DEFAULT_FORMATS
+    precision: str | None = None
+    fp32_squeeze: bool = False
     name: str = "seresnext101"
     architecture: Architecture = field(default_factory=lambda: ARCHITECTURES["se-resnext101-32x4d"])
     output: OutputKind = OutputKind.PROBABILITIES
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     serving: config.Serving = field(default_factory=config.Serving)
+    target: str = TRITON_RELEASE
+    plans: PlanRequest = field(default_factory=PlanRequest)
     labels: str | None = None
     force: bool = False
 
@@ -68,6 +82,32 @@ class Request:
             raise OptionError(f"no format: choose from {', '.join(FORMATS)}")
         if not self.name.replace("-", "").replace("_", "").isalnum():
             raise OptionError(f"--name {self.name!r} may have letters, digits, - and _ only")
+        if self.precision not in (None, *PRECISIONS):
+            raise OptionError(f"unknown precision {self.precision}: choose from {', '.join(PRECISIONS)}")
+        if self.fp32_squeeze and not any(variant.precision == "fp16" for variant in self.variants):
+            raise OptionError("--fp32-squeeze is for FP16: name it with --precision fp16")
+        if self.plans.tuning.opt_batch > self.serving.max_batch:
+            raise OptionError(f"--opt-batch {self.plans.tuning.opt_batch} is over the maximum batch, {self.serving.max_batch}")
+        release(self.target)
+
+    @property
+    def variants(self) -> list[Variant]:
+        """What the formats are exported as, each once."""
+        formats = [FORMATS[name] for name in dict.fromkeys(self.formats)]
+        return [Variant(format, self.precision or format.precision) for format in formats]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One format in one precision: what becomes one model."""
+
+    format: Format
+    precision: str
+
+    @property
+    def name(self) -> str:
+        """What stands behind the request's name in the model's."""
+        return self.format.name if self.precision == "fp32" else f"{self.format.name}_{self.precision}"
 
 
 @dataclass(frozen=True)
@@ -84,6 +124,11 @@ class Outcome:
     made: bool
     manifest: manifest.Manifest
 
+    @property
+    def artifact(self) -> Path:
+        """The artifact, or the first of several plans."""
+        return self.folder / str(self.manifest.artifacts[0]["file"])
+
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
         return {
@@ -95,29 +140,40 @@ class Outcome:
         }
 
 
+def lacking(request: Request) -> dict[str, str]:
+    """Formats of a request that this machine cannot make, and what it lacks for them."""
+    from export.formats import tensorrt
+
+    named = any(variant.format.name == "tensorrt" for variant in request.variants)
+    lacks = tensorrt.missing() if named and not request.plans.brought and not request.plans.in_image else None
+    return {"tensorrt": lacks} if lacks else {}
+
+
 def export(request: Request, reporter: Reporter) -> list[Outcome]:
     """Publish every format that is not there yet.
 
     Raises:
         ExportError: Nothing was published; the repository is as it was.
     """
+    for format, lacks in lacking(request).items():
+        raise MissingHardware(f"{format} is made and proven on the machine that serves it, and this one lacks {lacks}")
     source = resolve(request.weights)
     identity = source.identity(reporter)
-    formats = [FORMATS[name] for name in dict.fromkeys(request.formats)]
+    variants = request.variants
     repository = Repository(request.repository)
-    keys = {format.name: _key(request, format, identity) for format in formats}
+    keys = {variant: _key(request, variant, identity) for variant in variants}
     with repository.exclusive(), ExitStack() as stages:
-        published = {format.name: _published(repository, request, format, keys[format.name]) for format in formats}
-        missing = [format for format in formats if published[format.name] is None]
+        published = {variant: _published(repository, request, variant, keys[variant]) for variant in variants}
+        missing = [variant for variant in variants if published[variant] is None]
         made = _make(missing, source, request, repository, keys, reporter, stages) if missing else {}
         outcomes = []
-        for format in formats:
-            if known := published[format.name]:
-                _refresh(repository, request, format, known)
+        for variant in variants:
+            if known := published[variant]:
+                _refresh(repository, request, variant, known)
                 outcomes.append(_outcome(request, known, made=False))
             else:
-                staged, facts = made[format.name]
-                _describe(staged, request, format, facts)
+                staged, facts = made[variant]
+                _describe(staged, request, variant, facts)
                 staged.publish()
                 outcomes.append(_outcome(request, facts, made=True))
     return outcomes
@@ -127,143 +183,181 @@ def _outcome(request: Request, facts: manifest.Manifest, *, made: bool) -> Outco
     return Outcome(facts.model, facts.version, request.repository / facts.model / str(facts.version), made, facts)
 
 
-def _key(request: Request, format: Format, identity: str) -> str:
+def _key(request: Request, variant: Variant, identity: str) -> str:
     facts = {
         "recipe": _RECIPE,
         "weights": identity,
-        "format": format.name,
+        "format": variant.name,
+        "fp32_squeeze": request.fp32_squeeze and variant.precision == "fp16",
         "architecture": asdict(request.architecture),
         "output": request.output.value,
         "preprocessing": asdict(request.preprocessing),
         "max_batch": request.serving.max_batch,
-        "tools": manifest.tool_versions(*format.packages),
+        "target": request.target,
+        "tools": manifest.tool_versions(*variant.format.packages),
     }
+    if variant.format.name == "tensorrt":
+        from export.formats import tensorrt
+
+        facts["plans"] = tensorrt.identity(request.plans)
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _model_name(request: Request, format: Format) -> str:
-    return f"{request.name}_{format.name}"
+def _model_name(request: Request, variant: Variant) -> str:
+    return f"{request.name}_{variant.name}"
 
 
-def _published(repository: Repository, request: Request, format: Format, key: str) -> manifest.Manifest | None:
+def _published(repository: Repository, request: Request, variant: Variant, key: str) -> manifest.Manifest | None:
     """The manifest of a model's newest version, where it is what was asked for and intact."""
-    folder = repository.latest(_model_name(request, format))
+    folder = repository.latest(_model_name(request, variant))
     facts = manifest.read(folder) if folder and not request.force else None
     return facts if folder and facts and facts.key == key and manifest.is_intact(folder, facts) else None
 
 
 def _make(
-    formats: Sequence[Format],
+    variants: Sequence[Variant],
     source: Source,
     request: Request,
     repository: Repository,
-    keys: dict[str, str],
+    keys: dict[Variant, str],
     reporter: Reporter,
     stages: ExitStack,
-) -> dict[str, tuple[StagedModel, manifest.Manifest]]:
-    """Export every format into a stage of its own and hold each against the network."""
-    import torch
-
+) -> dict[Variant, tuple[StagedModel, manifest.Manifest]]:
+    """Export every variant into a stage of its own and hold each against the network."""
     from export.formats.served import ServedNetwork
     from export.parity import Gate
 
     network, provenance = source.load(request.architecture, reporter)
     labels_for(network.architecture.classes, request.labels)  # refused now, not after the work
     parameters = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
-    room = round(parameters * _ROOM_PER_ARTIFACT * len(formats))
-    staged = {format.name: stages.enter_context(repository.stage(_model_name(request, format), bytes_needed=room)) for format in formats}
+    room = round(parameters * _ROOM_PER_ARTIFACT * len(variants))
+    staged = {variant: stages.enter_context(repository.stage(_model_name(request, variant), bytes_needed=room)) for variant in variants}
+    scratch = stages.enter_context(repository.scratch())
     served = ServedNetwork(network, request.output)
-    crop = request.preprocessing.crop
-    example = torch.zeros(2, 3, crop, crop)
     with reporter.step("running the network on the parity inputs"):
         gate = Gate(served, request.preprocessing, request.serving.max_batch)
-    folded = served.folded()
+    materials, ranges = _materials(variants, served.folded(), gate, request, scratch, reporter)
     made = {}
-    for format in formats:
-        stage = staged[format.name]
+    for variant in variants:
+        stage = staged[variant]
         folder = stage.new_version()
-        artifact = folder / format.filename
-        with reporter.step(f"exporting {format.name}"):
-            format.export(folded, example, request.serving.max_batch, artifact)
-        with reporter.step(f"checking {format.name} against the network"):
-            facts = _prove(gate, artifact, request, format, network, provenance, stage.version, keys[format.name])
+        with reporter.step(f"exporting {variant.name}"):
+            variant.format.export(materials[variant.precision], folder)
+        with reporter.step(f"checking {variant.name} against the network"):
+            parity = _prove(gate, folder, request, variant)
+        facts = manifest.Manifest(
+            model=_model_name(request, variant),
+            version=stage.version,
+            format=variant.format.name,
+            precision=variant.precision,
+            key=keys[variant],
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            artifacts=_artifacts(folder),
+            weights=provenance,
+            architecture=asdict(network.architecture),
+            tensors={
+                "input": {"name": INPUT, "dims": [3, request.preprocessing.crop, request.preprocessing.crop]},
+                "output": {"name": OUTPUT, "dims": [network.architecture.classes]},
+            },
+            output=request.output.value,
+            preprocessing=asdict(request.preprocessing),
+            parity=parity,
+            ranges=ranges if variant.precision == "fp16" else None,
+            tools=manifest.tool_versions("numpy", "pillow", "onnxruntime", *variant.format.packages),
+            triton=request.target,
+        )
         (folder / MANIFEST_FILENAME).write_text(facts.to_text(), encoding="utf-8")
-        made[format.name] = (stage, facts)
+        made[variant] = (stage, facts)
     return made
 
 
-def _prove(
+def _materials(
+    variants: Sequence[Variant],
+    folded: ServedNetwork,
     gate: Gate,
-    artifact: Path,
     request: Request,
-    format: Format,
-    network: SEResNeXt,
-    provenance: Provenance,
-    version: int,
-    key: str,
-) -> manifest.Manifest:
-    """Run an artifact as it will be served, and write down how it did.
+    scratch: Path,
+    reporter: Reporter,
+) -> tuple[dict[str, Material], dict[str, Any] | None]:
+    """What each precision is made from, and for FP16 the ranges that show that the network fits.
+
+    Raises:
+        RangeError: It does not.
+    """
+    import torch
+
+    from export.formats.material import Material
+    from export.ranges import measure
+
+    precisions = {variant.precision for variant in variants}
+    networks, ranges = {"fp32": folded}, None
+    if "fp16" in precisions:
+        with reporter.step("measuring how large activations get"):
+            ranges = measure(folded, gate.inputs, fp32_squeeze=request.fp32_squeeze)
+        networks["fp16"] = folded.in_half(fp32_squeeze=request.fp32_squeeze)
+    example = torch.zeros(2, *gate.inputs.shape[1:])
+    target = release(request.target)
+    return {
+        precision: Material(networks[precision], example, request.serving.max_batch, target, request.plans, scratch, reporter)
+        for precision in precisions
+    }, ranges
+
+
+def _prove(gate: Gate, folder: Path, request: Request, variant: Variant) -> dict[str, Any]:
+    """Run an artifact as it will be served, on a GPU if it will be served on one and this machine has one.
 
     Raises:
         ParityError: It must not be published.
     """
-    threads = {format.thread_parameter: str(request.serving.threads)}
-    runtime = runtimes.load(format.runtime, artifact, threads)
-    parity = gate.check(format.name, runtime)
-    classes = network.architecture.classes
-    crop = request.preprocessing.crop
-    return manifest.Manifest(
-        model=_model_name(request, format),
-        version=version,
-        format=format.name,
-        key=key,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        artifact={
-            "file": artifact.name,
-            "sha256": sha256_of_file(artifact),
-            "bytes": artifact.stat().st_size,
-        },
-        weights=provenance,
-        architecture=asdict(network.architecture),
-        tensors={
-            "input": {"name": INPUT, "dims": [3, crop, crop]},
-            "output": {"name": OUTPUT, "dims": [classes]},
-        },
-        output=request.output.value,
-        preprocessing=asdict(request.preprocessing),
-        parity=parity.to_json(),
-        tools=manifest.tool_versions("numpy", "pillow", "onnxruntime", *format.packages),
-        triton=TRITON_RELEASE,
-    )
+    import torch
+
+    from export.formats import tensorrt
+
+    format = variant.format
+    if format.name == "tensorrt":
+        return tensorrt.prove(gate, folder, variant.precision)
+    on_gpu = (format.gpu_only or request.serving.device == "gpu") and torch.cuda.is_available()
+    device = "cuda:0" if on_gpu else "cpu"
+    runtime = runtimes.load(format.runtime, folder / format.filename, {format.thread_parameter: str(request.serving.threads)}, device)
+    return gate.check(variant.name, runtime, variant.precision, device).to_json()
 
 
-def _texts(request: Request, format: Format, facts: manifest.Manifest) -> dict[str, str | None]:
+def _artifacts(folder: Path) -> list[dict[str, Any]]:
+    """Every file of a version but the JSON that describes it."""
+    files = sorted(path for path in folder.iterdir() if path.suffix != ".json")
+    return [{"file": path.name, "sha256": sha256_of_file(path), "bytes": path.stat().st_size} for path in files]
+
+
+def _texts(request: Request, variant: Variant, facts: manifest.Manifest, folder: Path) -> dict[str, str | None]:
     """The files beside a model's versions."""
+    from export.formats import tensorrt
+
     labels = labels_for(facts.classes, request.labels)
     description = config.model_config(
         facts.model,
-        format,
+        variant.format,
         classes=facts.classes,
         preprocessing=request.preprocessing,
         output=request.output,
         serving=request.serving,
         labelled=labels is not None,
         trained=facts.weights.trained,
+        plans=tensorrt.compute_capabilities(folder),
     )
     return {CONFIG_FILENAME: config.to_text(description), config.LABELS_FILENAME: labels}
 
 
-def _describe(staged: StagedModel, request: Request, format: Format, facts: manifest.Manifest) -> None:
-    for filename, content in _texts(request, format, facts).items():
+def _describe(staged: StagedModel, request: Request, variant: Variant, facts: manifest.Manifest) -> None:
+    for filename, content in _texts(request, variant, facts, staged.folder / str(facts.version)).items():
         staged.write(filename, content)
 
 
-def _refresh(repository: Repository, request: Request, format: Format, facts: manifest.Manifest) -> None:
+def _refresh(repository: Repository, request: Request, variant: Variant, facts: manifest.Manifest) -> None:
     """Write config and labels anew where options changed that need no other artifact."""
     folder = repository.root / facts.model
-    texts = _texts(request, format, facts)
+    texts = _texts(request, variant, facts, folder / str(facts.version))
     current = {name: path.read_text(encoding="utf-8") if (path := folder / name).exists() else None for name in texts}
     if current != texts:
         with repository.stage(facts.model) as staged:
-            _describe(staged, request, format, facts)
+            _describe(staged, request, variant, facts)
             staged.publish()

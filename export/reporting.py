@@ -7,7 +7,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
 
@@ -44,3 +54,30 @@ class Reporter:
         with Progress(*columns, console=self._console) as progress:
             task = progress.add_task(label, total=total or None, completed=done)
             yield lambda count: progress.advance(task, count)
+
+    @contextmanager
+    def phases(self) -> Iterator[Phases]:
+        """A progress bar for each phase of a long work that tells its phases as it goes, from any thread."""
+        columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self._console, transient=True) as progress:
+            yield Phases(progress)
+
+
+class Phases:
+    """Bars that come and go."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+
+    def start(self, phase: str, steps: int) -> None:
+        """Show a phase of so many steps."""
+        self._tasks[phase] = self._progress.add_task(phase, total=steps)
+
+    def step(self, phase: str, done: int) -> None:
+        """Show that so many steps of it are done."""
+        self._progress.update(self._tasks[phase], completed=done)
+
+    def finish(self, phase: str) -> None:
+        """Take its bar away."""
+        self._progress.remove_task(self._tasks.pop(phase))

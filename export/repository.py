@@ -98,18 +98,28 @@ class Repository:
                     f"{self.root}: about {bytes_needed / 1e6:.0f} MB will be written and {free / 1e6:.0f} MB are free: "
                     "make room, or name another --repository"
                 )
-            staging = Path(tempfile.mkdtemp(prefix=self._staging_prefix, dir=self.root.parent))
+        with self.scratch() as staging, _explained(self.root):
+            staging.chmod(0o755)  # mkdtemp's 0700 would hide the model from a server that runs as another user
+            folder = staging / model
+            if (self.root / model).is_dir():
+                shutil.copytree(self.root / model, folder, copy_function=link, symlinks=True)
+            else:
+                folder.mkdir()
+            yield StagedModel(self, folder, max(self.versions(model), default=0) + 1)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """An empty folder on the repository's file system, gone afterwards.
+
+        Raises:
+            RepositoryError: It cannot be made.
+        """
+        with _explained(self.root):
+            folder = Path(tempfile.mkdtemp(prefix=self._staging_prefix, dir=self.root.parent))
         try:
-            with _explained(self.root):
-                staging.chmod(0o755)  # mkdtemp's 0700 would hide the model from a server that runs as another user
-                folder = staging / model
-                if (self.root / model).is_dir():
-                    shutil.copytree(self.root / model, folder, copy_function=_link, symlinks=True)
-                else:
-                    folder.mkdir()
-                yield StagedModel(self, folder, max(self.versions(model), default=0) + 1)
+            yield folder
         finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
     @property
     def _staging_prefix(self) -> str:
@@ -168,10 +178,11 @@ def _exchange(one: Path, other: Path) -> None:
     os.rename(one, other)
 
 
-def _link(source: str, destination: str) -> None:
+def link(source: str, destination: str) -> None:
+    """Give a file a second name, or a copy where the file system has no hard links."""
     try:
         os.link(source, destination)
-    except OSError:  # a file system without hard links
+    except OSError:
         shutil.copy2(source, destination)
 
 

@@ -68,7 +68,7 @@ def measure(repository: Path, rounds: int) -> list[Overhead]:
 def _measure(server: Server, folder: Path, facts: manifest.Manifest, rounds: int) -> Overhead:
     with Classifier(server.url, facts.model) as classifier:
         batch = classifier.prepare(sample_photographs()[0])[None]
-        runtime = runtimes.load(FORMATS[facts.format].runtime, folder / facts.artifact["file"], {})
+        runtime = runtimes.load(FORMATS[facts.format].runtime, folder / facts.artifacts[0]["file"], {})
         turns = {"alone": lambda: runtime.run(batch), "served": lambda: classifier.infer(batch)}
         for turn in [*turns.values()] * _WARMUP_ROUNDS:
             _burst(turn)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from server import TRITON_RELEASE
 from server.errors import InstallationError, ServerError
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--verbose", action="store_true", help="show the server's whole log, not just its errors")
     parser.add_argument("--ngc", action="store_true", help="print and run the `docker run` line of NVIDIA's image instead")
+    parser.add_argument("--release", default=TRITON_RELEASE, metavar="YY.MM", help=f"of that image (default: {TRITON_RELEASE})")
     parser.add_argument("command", nargs="*", metavar="COMMAND", help="after --: run this against the server, then stop")
     return parser
 
@@ -109,7 +111,8 @@ def _serve_in_docker(options: argparse.Namespace) -> int:
     from server.launcher import Ports
     from server.ngc import docker_command
 
-    command = docker_command(options.repository, Ports(options.grpc_port, options.http_port, options.metrics_port), options.address)
+    ports = Ports(options.grpc_port, options.http_port, options.metrics_port)
+    command = docker_command(options.repository, ports, options.address, options.release)
     _say(shlex.join(command))
     if not shutil.which("docker"):
         raise InstallationError("docker is not installed: run the line above on a machine that has it")

@@ -29,3 +29,7 @@ class PortInUse(ServerError):
 
 class LoadError(ServerError):
     """The server started, but a model could not be loaded."""
+
+
+class ReleaseError(ServerError):
+    """A release of tritonserver is not known, or cannot load an artifact."""

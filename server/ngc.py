@@ -5,17 +5,19 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from server import TRITON_RELEASE
+from server import ENGINE_CACHE, TRITON_RELEASE
 from server.launcher import LOCALHOST, Ports, served_models
+from server.releases import release
 
-IMAGE = f"nvcr.io/nvidia/tritonserver:{TRITON_RELEASE}-py3"
+_VOLUME = "seresnext101-engines"
 
 
-def docker_command(repository: Path, ports: Ports, address: str = LOCALHOST) -> list[str]:
+def docker_command(repository: Path, ports: Ports, address: str = LOCALHOST, target: str = TRITON_RELEASE) -> list[str]:
     """The `docker run` line that serves a repository's exported models, read-only, on this machine's address.
 
     Raises:
         RepositoryError: Nothing has been exported.
+        ReleaseError: The release is not known.
     """
     mounts = [f"--volume={folder.resolve()}:/models/{folder.name}:ro" for folder in served_models(repository)]
     gpus = ["--gpus=all"] if shutil.which("nvidia-smi") else []
@@ -24,6 +26,7 @@ def docker_command(repository: Path, ports: Ports, address: str = LOCALHOST) -> 
         "docker", "run", "--rm", "--shm-size=1g", *gpus,
         *(f"--publish={address}:{outside}:{inside}" for outside, inside in published),
         *mounts,
-        IMAGE,
+        *([f"--volume={_VOLUME}:{ENGINE_CACHE}"] if gpus else []),
+        release(target).image,
         "tritonserver", "--model-repository=/models", "--model-control-mode=none", "--strict-readiness=true",
     ]  # fmt: skip

@@ -1,6 +1,6 @@
 """One table of the formats a network can be exported to.
 
-A format is a module with a function `export(network, example, max_batch, path)`, and one entry here; nothing else names it.
+A format is one entry here and a module with a function `export(material, folder)`; nothing else names it but its GPU knobs.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from export.formats.served import ServedNetwork
+    from export.formats.material import Material
 
 INPUT = "INPUT__0"  # LibTorch demands this pattern, so that every format has these names and one client serves all
 OUTPUT = "OUTPUT__0"
@@ -26,30 +24,50 @@ class Format:
 
     Attributes:
         name: What `--formats` calls it.
+        module: Of `export.formats`, which makes it.
         platform: Triton's `platform` in config.pbtxt, which chooses the backend.
         filename: Triton's default file name for that platform.
         runtime: A key of `server.runtimes.RUNTIMES`: what runs it in the parity gate and in our backends.
-        thread_parameter: The backend's name for the number of CPU threads of one run; 0 leaves it to the runtime.
+        thread_parameter: The backend's name for the number of CPU threads of one run; 0 leaves it to the runtime. Empty where it has none.
         packages: The distributions whose versions decide what the artifact looks like.
+        precision: What it computes in unless told otherwise.
+        gpu_only: Whether only a GPU can serve it.
     """
 
     name: str
+    module: str
     platform: str
     filename: str
     runtime: str
     thread_parameter: str
     packages: tuple[str, ...]
+    precision: str = "fp32"
+    gpu_only: bool = False
 
     @property
-    def export(self) -> Callable[[ServedNetwork, Tensor, int, Path], None]:
-        """Write the artifact: `export(network, example, max_batch, path)`, with an example batch of two."""
-        return import_module(f"export.formats.{self.name}").export
+    def export(self) -> Callable[[Material, Path], None]:
+        """Write the artifact into a folder: `export(material, folder)`."""
+        return import_module(f"export.formats.{self.module}").export
 
 
+_ONNX_PACKAGES = ("torch", "onnxscript", "onnx")
 FORMATS = {
     format.name: format
     for format in (
-        Format("torchscript", "pytorch_libtorch", "model.pt", "torchscript", "INTRA_OP_THREAD_COUNT", ("torch",)),
-        Format("onnx", "onnxruntime_onnx", "model.onnx", "onnxruntime", "intra_op_thread_count", ("torch", "onnxscript", "onnx")),
+        Format("torchscript", "torchscript", "pytorch_libtorch", "model.pt", "torchscript", "INTRA_OP_THREAD_COUNT", ("torch",)),
+        Format("onnx", "onnx", "onnxruntime_onnx", "model.onnx", "onnxruntime", "intra_op_thread_count", _ONNX_PACKAGES),
+        Format(
+            "onnx_trt",
+            "onnx",
+            "onnxruntime_onnx",
+            "model.onnx",
+            "onnxruntime",
+            "intra_op_thread_count",
+            _ONNX_PACKAGES,
+            precision="fp16",
+            gpu_only=True,
+        ),
+        Format("tensorrt", "tensorrt", "tensorrt_plan", "model.plan", "tensorrt", "", _ONNX_PACKAGES, precision="fp16", gpu_only=True),
     )
 }
+DEFAULT_FORMATS = tuple(name for name, format in FORMATS.items() if not format.gpu_only)

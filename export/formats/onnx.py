@@ -13,14 +13,21 @@ import torch
 from torch import Tensor
 
 from export.formats import INPUT, OUTPUT
+from export.formats.material import Material
 from export.formats.served import ServedNetwork
+from export.repository import link
 
 # The dynamo exporter's own; TensorRT 10 and 11, OpenVINO and ONNX Runtime of every supported Triton release read it.
 OPSET = 18
 BATCH_AXIS = "batch"
 
 
-def export(network: ServedNetwork, example: Tensor, max_batch: int, path: Path) -> None:
+def export(material: Material, folder: Path) -> None:
+    """Put the one ONNX file of this precision into a folder."""
+    link(str(material.onnx), str(folder / "model.onnx"))
+
+
+def write(network: ServedNetwork, example: Tensor, max_batch: int, path: Path) -> None:
     """Export to one self-contained file and have onnx.checker look it over.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,9 @@ class Backend:
         """Load the artifact onto the instance's device."""
         config = json.loads(args["model_config"])
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
-        filename = config["default_model_filename"] or self.default_filename
-        artifact = Path(args["model_repository"], args["model_version"], filename)
         device = f"cuda:{args['model_instance_device_id']}" if args["model_instance_kind"] == "GPU" else "cpu"
+        filename = _for_gpu(config.get("cc_model_filenames", {}), device) or config["default_model_filename"] or self.default_filename
+        artifact = Path(args["model_repository"], args["model_version"], filename)
         self._model = runtimes.load(self.runtime, artifact, parameters, device)
         self._input, self._output = config["input"][0]["name"], config["output"][0]["name"]
 
@@ -67,3 +67,12 @@ class Backend:
         if isinstance(answer, Exception):
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"{type(answer).__name__}: {answer}"))
         return pb_utils.InferenceResponse([pb_utils.Tensor(self._output, answer)])
+
+
+def _for_gpu(filenames: Mapping[str, str], device: str) -> str | None:
+    """The artifact made for a GPU's compute capability, where a config tells several apart."""
+    if not filenames or device == "cpu":
+        return None
+    import torch
+
+    return filenames.get("{}.{}".format(*torch.cuda.get_device_capability(device)))

@@ -39,7 +39,7 @@ def run_artifact(exported, model, batch):
     """The artifact's own answer, without a server."""
     outcome = artifact_of(exported, model)
     runtime = {"torchscript": "torchscript", "onnx": "onnxruntime"}[outcome.manifest.format]
-    return runtimes.load(runtime, outcome.folder / outcome.manifest.artifact["file"], {}).run(batch)
+    return runtimes.load(runtime, outcome.artifact, {}).run(batch)
 
 
 def test_the_served_answer_is_the_artifacts_own_bit_for_bit(classifier, photographs, exported):

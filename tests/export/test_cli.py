@@ -57,6 +57,10 @@ def test_weights_are_never_chosen_on_ones_behalf(run, capsys):
         (["--weights", "seeded", "--formats", "tflite"], 2, "unknown format tflite"),
         (["--weights", "seeded", "--architecture", "vgg"], 2, "unknown architecture 'vgg'"),
         (["--weights", "seeded", "--crop", "64", "--resize", "32"], 2, "crop 64 must be between 1 and resize 32"),
+        (["--weights", "seeded", "--formats", "tensorrt"], 1, "this one lacks an NVIDIA GPU and TensorRT (pip install '.[gpu]')"),
+        (["--weights", "seeded", "--formats", "tensorrt", "--partial"], 1, "left out: tensorrt, because this machine lacks"),
+        (["--weights", "seeded", "--target", "27.01"], 1, "27.01 is not a known release of tritonserver"),
+        (["--weights", "seeded", "--builder-level", "9"], 2, "--builder-level is 0 to 5, not 9"),
         (["--weights", "seeded", "--max-batch", "0"], 2, "max_batch must be at least 1"),
         (["--weights", "x.pth", "--classes", "3"], 2, "--classes is for seeded weights"),
         (["--weights", "seeded", "--repository", "/proc/models"], 73, "/proc/models cannot be written"),
@@ -77,6 +81,19 @@ def test_a_checkpoint_of_another_network(run, tmp_path):
     assert "142 missing" not in err  # counters of batches are no loss
     assert "unexpected  head.weight" in err
     assert "Traceback" not in err
+
+
+def test_what_a_machine_without_a_gpu_can_make_of_it(run, tmp_path):
+    """All but the plan, and a code that scripts can tell from failure."""
+    code, _, err = run("--weights", "seeded", "--precision", "fp16", "--device", "gpu", "--formats", "torchscript,tensorrt", "--partial")
+    assert code == 3
+    assert err.splitlines()[-1] == "left out: tensorrt, because this machine lacks an NVIDIA GPU and TensorRT (pip install '.[gpu]')"
+    assert "FP16 holds" in err
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["seresnext101_torchscript_fp16"]
+
+
+def test_partial_is_no_different_where_nothing_is_left_out(run):
+    assert run("--weights", "seeded", "--partial")[0] == 0
 
 
 def test_means_of_ones_own(run, tmp_path):

@@ -12,8 +12,9 @@ from client.decoding import OutputKind
 from client.preprocessing import Preprocessing
 from export.config import Serving, from_text, model_config, to_text
 from export.errors import OptionError
-from export.formats import FORMATS
+from export.formats import DEFAULT_FORMATS, FORMATS
 from export.labels import labels_for
+from server import ENGINE_CACHE
 
 PROJECT = Path(__file__).parents[2]
 
@@ -27,7 +28,8 @@ def build(format: str = "onnx", **changes: object) -> pb.ModelConfig:
         "labelled": True,
         "trained": True,
     }
-    return model_config(f"seresnext101_{format}", FORMATS[format], **options | changes)  # type: ignore[arg-type]
+    name = changes.pop("name", f"seresnext101_{format}")
+    return model_config(name, FORMATS[format], **options | changes)  # type: ignore[arg-type]
 
 
 def in_git(path: str) -> str:
@@ -38,13 +40,19 @@ def in_git(path: str) -> str:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_git_holds_what_the_code_writes(format):
-    folder = f"model_repository/seresnext101_{format}"
-    assert in_git(f"{folder}/config.pbtxt") == to_text(build(format))
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_git_holds_what_the_code_writes(format, device):
+    """For a CPU in FP32, for a GPU in FP16: what `make export` and `make export-gpu` write."""
+    if device == "cpu" and FORMATS[format].gpu_only:
+        return
+    model = f"seresnext101_{format}" if device == "cpu" else f"seresnext101_{format}_fp16"
+    serving = Serving() if device == "cpu" else Serving(device="gpu", max_batch=32)
+    folder = f"model_repository/{model}"
+    assert in_git(f"{folder}/config.pbtxt") == to_text(build(format, serving=serving, name=model))
     assert in_git(f"{folder}/labels.txt") == labels_for(1000, None)
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", DEFAULT_FORMATS)
 def test_it_says_all_that_triton_needs(format):
     config = build(format, serving=Serving(max_batch=32, instances=2, threads=3, queue_size=7, queue_timeout_ms=250, queue_delay_us=100))
     assert config.platform == FORMATS[format].platform
@@ -84,8 +92,62 @@ def test_a_maximum_batch_of_one_is_warmed_up_once():
     assert [warmup.batch_size for warmup in build(serving=Serving(max_batch=1)).model_warmup] == [1]
 
 
-def test_a_gpu():
-    assert build(serving=Serving(device="gpu")).instance_group[0].kind == pb.ModelInstanceGroup.KIND_GPU
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_gpu_has_two_instances_and_every_batch_size_is_warmed_up(format):
+    config = build(format, serving=Serving(device="gpu", max_batch=5))
+    assert [(group.kind, group.count) for group in config.instance_group] == [(pb.ModelInstanceGroup.KIND_GPU, 2)]
+    assert [warmup.batch_size for warmup in config.model_warmup] == [1, 2, 3, 4, 5]
+    assert build(format, serving=Serving(device="gpu", instances=1)).instance_group[0].count == 1
+
+
+def parameters_of(config) -> dict[str, str]:
+    return {key: value.string_value for key, value in config.parameters.items()}
+
+
+def test_cuda_graphs_for_every_batch_size():
+    cuda = build("tensorrt", serving=Serving(max_batch=3)).optimization.cuda
+    assert cuda.graphs
+    assert [spec.batch_size for spec in cuda.graph_spec] == [1, 2, 3]
+    assert not any(spec.input for spec in cuda.graph_spec)  # the profile's shapes
+
+
+def test_onnx_runtime_on_cuda():
+    """HEURISTIC and kSameAsRequested at the top level, where the backend looks for them; the rest with the provider."""
+    config = build("onnx", serving=Serving(device="gpu"))
+    assert {"cudnn_conv_algo_search": "1", "arena_extend_strategy": "1"}.items() <= parameters_of(config).items()
+    (provider,) = config.optimization.execution_accelerators.gpu_execution_accelerator
+    assert (provider.name, dict(provider.parameters)) == ("cuda", {"cudnn_conv_use_max_workspace": "1"})
+
+
+def test_onnx_runtime_through_tensorrt():
+    cuda, tensorrt = build("onnx_trt").optimization.execution_accelerators.gpu_execution_accelerator
+    assert (cuda.name, tensorrt.name) == ("cuda", "tensorrt")
+    assert dict(tensorrt.parameters) == {
+        "trt_profile_min_shapes": "INPUT__0:1x3x224x224",
+        "trt_profile_opt_shapes": "INPUT__0:8x3x224x224",
+        "trt_profile_max_shapes": "INPUT__0:8x3x224x224",
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": ENGINE_CACHE,
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": ENGINE_CACHE,
+    }
+
+
+def test_libtorch_on_a_gpu_holds_its_weights_once():
+    config = build("torchscript", serving=Serving(device="gpu"))
+    assert {"INFERENCE_MODE": "true", "ENABLE_WEIGHT_SHARING": "true"}.items() <= parameters_of(config).items()
+
+
+def test_a_cpu_is_told_nothing_of_gpus():
+    for format in DEFAULT_FORMATS:
+        config = build(format)
+        assert not config.HasField("optimization")
+        assert not {"cudnn_conv_algo_search", "ENABLE_WEIGHT_SHARING"} & set(config.parameters)
+
+
+def test_plans_for_several_gpus():
+    config = build("tensorrt", plans={"8.9": "model_sm89.plan", "9.0": "model_sm90.plan"})
+    assert dict(config.cc_model_filenames) == {"8.9": "model_sm89.plan", "9.0": "model_sm90.plan"}
 
 
 def test_the_text_can_be_read_back():
@@ -98,7 +160,7 @@ def test_the_text_can_be_read_back():
     ("options", "message"),
     [
         ({"max_batch": 0}, "max_batch must be at least 1"),
-        ({"instances": 0}, "instances must be at least 1"),
+        ({"instances": -1}, "instances must not be negative"),
         ({"queue_size": 0}, "queue_size must be at least 1"),
         ({"threads": -1}, "threads must not be negative"),
         ({"device": "tpu"}, "device must be one of cpu, gpu"),

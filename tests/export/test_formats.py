@@ -18,7 +18,7 @@ from tests.conftest import TINY
 
 def artifact(exported, model):
     outcome = next(outcome for outcome in exported if outcome.model == model)
-    return outcome.folder / outcome.manifest.artifact["file"]
+    return outcome.artifact
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +36,8 @@ def test_every_format_has_a_runtime():
     assert [(format.platform, format.filename) for format in FORMATS.values()] == [
         ("pytorch_libtorch", "model.pt"),
         ("onnxruntime_onnx", "model.onnx"),
+        ("onnxruntime_onnx", "model.onnx"),
+        ("tensorrt_plan", "model.plan"),
     ]
 
 

@@ -11,7 +11,7 @@ import torch
 from client.decoding import OutputKind
 from export.errors import ParityError
 from export.formats.served import ServedNetwork
-from export.parity import BOUNDS, Gate
+from export.parity import BOUNDS, Gate, _same_top
 from export.weights.seeded import seeded_network
 from server.runtimes import Runtime
 from tests.conftest import PREPROCESSING, TINY
@@ -116,13 +116,13 @@ def test_two_classes_of_equal_score_may_change_places(network):
     rows = np.arange(len(expected))[:, None]
     tied = expected.copy()
     tied[rows, order[:, :2]] = expected[rows, order[:, :1]]
-    assert gate._same_top(tied[:, ::-1], tied[:, ::-1], 5).all()
+    assert _same_top(tied[:, ::-1], tied[:, ::-1], 5, BOUNDS["fp32"]).all()
     swapped = tied.copy()
     swapped[rows[:, 0], order[:, 1]] += 1e-9
-    assert gate._same_top(swapped, tied, 5).all()
+    assert _same_top(swapped, tied, 5, BOUNDS["fp32"]).all()
     far = expected.copy()
     far[rows[:, 0], order[:, 7]] = expected[rows[:, 0], order[:, 0]] + 1
-    assert not gate._same_top(far, expected, 5).any()
+    assert not _same_top(far, expected, 5, BOUNDS["fp32"]).any()
 
 
 def test_a_maximum_batch_of_one(network):

@@ -18,7 +18,7 @@ from client.decoding import OutputKind
 from client.images import load_image, sample_photographs
 from export.config import Serving, from_text
 from export.errors import CheckpointError, OptionError, ParityError, RepositoryError
-from export.formats import FORMATS, torchscript
+from export.formats import DEFAULT_FORMATS, FORMATS, torchscript
 from export.pipeline import export
 from export.weights.checkpoint import sha256_of_file
 from export.weights.seeded import seeded_network
@@ -40,11 +40,11 @@ def config_of(root: Path, model: str = "tiny_torchscript"):
 def test_what_is_published(exported, repository):
     for outcome in exported:
         facts = json.loads((outcome.folder / "manifest.json").read_text())
-        artifact = outcome.folder / facts["artifact"]["file"]
+        artifact = outcome.folder / facts["artifacts"][0]["file"]
         assert sorted(path.name for path in outcome.folder.iterdir()) == sorted([artifact.name, "manifest.json"])
         assert sorted(path.name for path in outcome.folder.parent.iterdir()) == ["1", "config.pbtxt", "labels.txt"]
-        assert facts["artifact"] == {"file": artifact.name, "sha256": sha256_of_file(artifact), "bytes": artifact.stat().st_size}
-        assert (facts["model"], facts["version"], facts["schema"]) == (outcome.model, 1, 1)
+        assert facts["artifacts"] == [{"file": artifact.name, "sha256": sha256_of_file(artifact), "bytes": artifact.stat().st_size}]
+        assert (facts["model"], facts["version"], facts["schema"]) == (outcome.model, 1, 2)
         assert facts["weights"]["kind"] == "seeded" and facts["weights"]["trained"] is False
         assert facts["tools"]["torch"] == torch.__version__
         assert facts["tensors"]["input"] == {"name": "INPUT__0", "dims": [3, 64, 64]}
@@ -109,7 +109,7 @@ def test_a_checkpoint_in_nvidias_layout_gives_the_networks_own_logits(root, tmp_
     with torch.no_grad():
         expected = network(torch.from_numpy(images)).numpy()
     for outcome in export(request, QUIET):
-        runtime = runtimes.load(FORMATS[outcome.manifest.format].runtime, outcome.folder / outcome.manifest.artifact["file"], {})
+        runtime = runtimes.load(FORMATS[outcome.manifest.format].runtime, outcome.artifact, {})
         assert np.abs(runtime.run(images) - expected).max() / np.abs(expected).max() < 1e-5
         assert outcome.manifest.weights.sha256 == sha256_of_file(path)
         assert outcome.manifest.classes == 12
@@ -124,9 +124,9 @@ def test_an_artifact_that_fails_the_gate_is_not_published(root, tree, monkeypatc
     before = tree(root)
     honest = torchscript.export
 
-    def wrong(network, example, max_batch, path):
-        network.network.fc.bias[0] += 1
-        honest(network, example, max_batch, path)
+    def wrong(material, folder):
+        material.network.network.fc.bias[0] += 1
+        honest(material, folder)
 
     monkeypatch.setattr(torchscript, "export", wrong)
     with pytest.raises(ParityError, match="torchscript does not answer as the network it was made from"):
@@ -197,7 +197,7 @@ def test_a_full_disk(tmp_path, tree, kibibytes):
 
 def test_a_disk_that_fills_up_while_the_artifact_is_written(tmp_path, tree, monkeypatch):
     monkeypatch.setattr("export.pipeline._ROOM_PER_ARTIFACT", 0.0)
-    for format in FORMATS:
+    for format in DEFAULT_FORMATS:
         disk = tmp_path / format
         with mounted(disk, "size=512k"):
             with pytest.raises(RepositoryError, match="the disk is full: make room"):

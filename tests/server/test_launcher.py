@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from client.connection import Connection
-from server import cli, installation, launcher
+from server import ENGINE_CACHE, cli, installation, launcher
 from server.errors import InstallationError, LoadError, PortInUse, RepositoryError
 from server.launcher import Ports, Server, served_models
 from tests.conftest import FREE_PORTS, children, onnx_convolution, write_model
@@ -207,6 +207,17 @@ def test_the_docker_line_of_nvidias_image(small, monkeypatch, capsys):
     assert release and tuple(map(int, release[1].split("."))) >= (26, 7)
     assert "--model-control-mode=none" in line
     assert "docker is not installed" in captured.err
+
+
+def test_the_docker_line_of_a_machine_with_a_gpu(small, monkeypatch, capsys):
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/nvidia-smi" if name == "nvidia-smi" else None)
+    cli.main(["--repository", str(small), "--ngc", "--release", "26.08"])
+    line = capsys.readouterr().out
+    assert "--gpus=all" in line
+    assert f"--volume=seresnext101-engines:{ENGINE_CACHE}" in line
+    assert "nvcr.io/nvidia/tritonserver:26.08-py3" in line
+    assert cli.main(["--repository", str(small), "--ngc", "--release", "1.2"]) == 1
+    assert "1.2 is not a known release" in capsys.readouterr().err
 
 
 def test_the_log_can_be_asked_for(small):

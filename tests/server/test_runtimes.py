@@ -21,9 +21,7 @@ ARTIFACTS = {"torchscript": "model.pt", "onnxruntime": "model.onnx"}
 def runtime_and_artifact(request, exported):
     filename = ARTIFACTS[request.param]
     return request.param, next(
-        outcome.folder / filename
-        for outcome in exported
-        if outcome.manifest.artifact["file"] == filename and outcome.model.startswith("tiny")
+        outcome.folder / filename for outcome in exported if outcome.artifact.name == filename and outcome.model.startswith("tiny")
     )
 
 

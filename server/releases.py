@@ -1,0 +1,109 @@
+"""What the releases of NVIDIA's tritonserver image carry, as far as an artifact must know it.
+
+Triton, ONNX Runtime and OpenVINO are those of `build.py` in Triton's own release branches, CUDA those of its compatibility page. NVIDIA
+does not list the TensorRT of the plain image for every release; where it is known to two or three numbers only, a plan is held to those.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from server import TRITON_RELEASE
+from server.errors import ReleaseError
+
+
+@dataclass(frozen=True)
+class Release:
+    """One release of the image.
+
+    Attributes:
+        name: Its tag, `yy.mm`.
+        tensorrt: Version of TensorRT, as far as it is known; empty where it is not.
+        opset: The newest ONNX opset that both its ONNX Runtime and its TensorRT read.
+        ir: The newest ONNX IR version that both read.
+    """
+
+    name: str
+    triton: str
+    onnxruntime: str
+    openvino: str
+    cuda: str
+    tensorrt: str
+    opset: int
+    ir: int
+
+    @property
+    def image(self) -> str:
+        """The image's name in NVIDIA's registry."""
+        return f"nvcr.io/nvidia/tritonserver:{self.name}-py3"
+
+    def check_plan(self, tensorrt: str, *, version_compatible: bool) -> None:
+        """Whether this release can load a plan, by the rules of TensorRT's support matrix.
+
+        Args:
+            tensorrt: The version that built the plan.
+            version_compatible: Whether it was built to load on newer versions; then 10 loads on 11 too.
+
+        Raises:
+            ReleaseError: It cannot; the message says what to install.
+        """
+        if not self.tensorrt:
+            raise ReleaseError(f"which TensorRT tritonserver {self.name} has is not known: build in its image, with `make tensorrt-ngc`")
+        ours, theirs = _numbers(self.tensorrt), _numbers(tensorrt)
+        if theirs[: len(ours)] == ours:
+            return
+        if version_compatible and theirs < ours and (theirs[0], ours[0]) in ((10, 10), (11, 11), (10, 11)):
+            return
+        raise ReleaseError(
+            f"tritonserver {self.name} has TensorRT {self.tensorrt} and cannot load a plan of TensorRT {tensorrt}: "
+            f"pip install 'tensorrt=={self.tensorrt}{'' if len(ours) == 4 else '.*'}', or build in its image with `make tensorrt-ngc`, "
+            "or name the release that will serve with --target"
+        )
+
+
+def release(name: str) -> Release:
+    """A release by its tag.
+
+    Raises:
+        ReleaseError: It is not in the table.
+    """
+    if name not in RELEASES:
+        raise ReleaseError(f"{name} is not a known release of tritonserver: choose from {', '.join(RELEASES)}")
+    return RELEASES[name]
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+
+
+# Opsets and IR: ONNX Runtime 1.19 and 1.20 read opset 21, from 1.21 on 22, all of them IR 10 (its docs/Versioning.md); TensorRT's parser
+# reads opset 20 up to 10.5 and 22 from 10.6 on (onnx-tensorrt's docs/operators.md).
+RELEASES = {
+    release.name: release
+    for release in (
+        Release("24.10", "2.51.0", "1.19.2", "2024.4.0", "12.6.2", "10.5.0", 20, 10),
+        Release("24.11", "2.52.0", "1.19.2", "2024.4.0", "12.6.3", "10.6.0", 21, 10),
+        Release("24.12", "2.53.0", "1.20.1", "2024.5.0", "12.6.3", "10.7.0", 21, 10),
+        Release("25.01", "2.54.0", "1.20.1", "2024.5.0", "12.8.0", "10.8.0", 21, 10),
+        Release("25.02", "2.55.0", "1.20.1", "2025.0.0", "12.8.0", "10.8.0", 21, 10),
+        Release("25.03", "2.56.0", "1.21.0", "2025.0.0", "12.8.1", "10.9.0", 22, 10),
+        Release("25.04", "2.57.0", "1.21.0", "2025.0.0", "12.9.0", "10.9.0", 22, 10),
+        Release("25.05", "2.58.0", "1.22.0", "2025.1.0", "12.9", "10.10", 22, 10),
+        Release("25.06", "2.59.0", "1.22.0", "2025.1.0", "12.9", "10.11", 22, 10),
+        Release("25.07", "2.59.1", "1.22.0", "2025.1.0", "12.9", "10.11", 22, 10),
+        Release("25.08", "2.60.0", "1.23.0", "2025.2.0", "13.0.0", "10.13.2", 22, 10),
+        Release("25.09", "2.61.0", "1.23.0", "2025.3.0", "13.0.1", "10.13.3", 22, 10),
+        Release("25.10", "2.62.0", "1.23.1", "2025.3.0", "13.0.2", "10.13.3", 22, 10),
+        Release("25.11", "2.63.0", "1.23.2", "2025.3.0", "13.0.2", "10.14.1", 22, 10),
+        Release("25.12", "2.64.0", "1.23.2", "2025.4.0", "13.1.0", "10.14.1", 22, 10),
+        Release("26.01", "2.65.0", "1.23.2", "2025.4.1", "13.1.1", "10.14.1", 22, 10),
+        Release("26.02", "2.66.0", "1.24.1", "2025.4.1", "13.1.1", "", 22, 10),
+        Release("26.03", "2.67.0", "1.24.2", "2026.0.0", "13.2.0", "10.16.0.72", 22, 10),
+        Release("26.04", "2.68.0", "1.24.4", "2026.1.0", "13.2.1", "10.16.1.11", 22, 10),
+        Release("26.05", "2.69.0", "1.24.4", "2026.1.0", "13.2.1", "10.16.1.11", 22, 10),
+        Release("26.06", "2.70.0", "1.24.4", "2026.2.0", "13.3.0", "11.0", 22, 10),
+        Release("26.07", "2.71.0", "1.27.0", "2026.2.0", "13.3.1", "11.1.0.106", 22, 10),
+        Release("26.08", "2.72.0", "1.28.0", "2026.3.0", "13.4.1", "11.2.1", 22, 10),
+    )
+}
+assert TRITON_RELEASE in RELEASES
