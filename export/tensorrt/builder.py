@@ -10,7 +10,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -69,13 +69,11 @@ def build(
     cancelled = threading.Event()
     # In a thread of its own, so that Ctrl-C reaches us: TensorRT does not return before it is done or told to stop.
     with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(_build, onnx, profile, tuning, gpu, cache, note, log, _Progress(watcher, cancelled))
         try:
-            wait([future])
+            serialized = pool.submit(_build, onnx, profile, tuning, gpu, cache, note, log, _Progress(watcher, cancelled)).result()
         except KeyboardInterrupt:
             cancelled.set()
             raise
-        serialized = future.result()
     layers = _inspect(serialized, profile, tuning, log)
     check_precision(layers, precision)
     plan.write_bytes(serialized)

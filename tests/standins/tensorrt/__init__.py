@@ -104,7 +104,7 @@ class INetworkDefinition(_Strict):
     num_inputs = 0
 
     def __init__(self):
-        self._model = None
+        self._model = onnx.ModelProto()
 
     def get_input(self, index):
         return ITensor(self._model.graph.input[index])
@@ -129,7 +129,8 @@ class OnnxParser(_Strict):
 
     def __init__(self, network, logger):
         assert logger._made
-        self._network, self._errors = network, []
+        self._network = network
+        self._errors: list[ParserError] = []
 
     def parse_from_file(self, model):
         self._network._model = onnx.load(model)
@@ -221,7 +222,7 @@ class Builder(_Strict):
     def build_serialized_network(self, network, config):
         assert config.progress_monitor._made
         assert BuilderFlag.TF32 not in config._flags
-        going = []
+        going: list[bool] = []
         thread = threading.Thread(target=self._report, args=(config.progress_monitor, going))
         thread.start()
         thread.join()
@@ -276,7 +277,8 @@ class EngineInspector(_Strict):
 
 class IExecutionContext(_Strict):
     def __init__(self, engine):
-        self._engine, self._shape, self._addresses = engine, None, {}
+        self._engine, self._addresses = engine, {}
+        self._shape: tuple[int, ...] = ()
         self._session = onnxruntime.InferenceSession(engine._model.SerializeToString(), providers=["CPUExecutionProvider"])
 
     def set_input_shape(self, name, shape):
