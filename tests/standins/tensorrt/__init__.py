@@ -252,6 +252,8 @@ class Builder(_Strict):
         monitor.phase_start("Timing kernels", "Building engine", 3)
         for step in range(3):
             going.append(monitor.step_complete("Timing kernels", step))
+            if not going[-1]:
+                return
         monitor.phase_finish("Timing kernels")
         monitor.phase_finish("Building engine")
 
