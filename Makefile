@@ -5,6 +5,7 @@ VENV ?= .venv
 REPOSITORY ?= model_repository
 PHOTOGRAPHS ?= client/photographs/*.jpg
 NAME := seresnext101
+DEMO_MODELS := --model $(NAME)_torchscript --model $(NAME)_onnx
 
 # What ONNX Runtime and PyTorch are installed for: `gpu` where an NVIDIA driver is, else `cpu`.
 DEVICE ?= $(if $(shell command -v nvidia-smi),gpu,cpu)
@@ -38,8 +39,8 @@ demo: $(INSTALLED) ## export, prove, serve and classify: all of it, on this mach
 	  code=$$?; test $$code -eq 69 || exit $$code; \
 	  echo 'NVIDIA'"'"'s weights cannot be fetched here: the demo goes on with UNTRAINED ones.' >&2; \
 	  $(BIN)/python -m export --weights seeded --repository $(REPOSITORY); }
-	@$(BIN)/python -m server --repository $(REPOSITORY) --grpc-port 0 --http-port 0 --metrics-port 0 -- \
-	  $(BIN)/python -m client classify $(PHOTOGRAPHS) --model $(NAME)_torchscript --model $(NAME)_onnx
+	@$(BIN)/python -m server --repository $(REPOSITORY) $(DEMO_MODELS) --grpc-port 0 --http-port 0 --metrics-port 0 -- \
+	  $(BIN)/python -m client classify $(PHOTOGRAPHS) $(DEMO_MODELS)
 
 export: $(INSTALLED) ## publish NVIDIA's weights, or WEIGHTS=...
 	@$(BIN)/python -m export --weights $(or $(WEIGHTS),ngc) --repository $(REPOSITORY)

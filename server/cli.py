@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--repository", type=Path, default=Path("model_repository"), metavar="DIR", help="default: model_repository")
+    parser.add_argument("--model", action="append", default=[], metavar="NAME", help="serve only this one; may be repeated")
     parser.add_argument("--grpc-port", type=int, default=8001, metavar="PORT", help="default: 8001; 0 for a free one")
     parser.add_argument("--http-port", type=int, default=8000, metavar="PORT", help="default: 8000; 0 for a free one")
     parser.add_argument("--metrics-port", type=int, default=8002, metavar="PORT", help="default: 8002; 0 for a free one")
@@ -77,7 +78,7 @@ def _serve(options: argparse.Namespace) -> int:
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     ports = Ports(options.grpc_port, options.http_port, options.metrics_port)
-    server = Server(options.repository, ports=ports, address=options.address, verbose=options.verbose)
+    server = Server(options.repository, ports=ports, address=options.address, verbose=options.verbose, only=options.model)
     try:
         _say(f"loading {options.repository} ...")
         with server:
@@ -112,7 +113,7 @@ def _serve_in_docker(options: argparse.Namespace) -> int:
     from server.ngc import docker_command
 
     ports = Ports(options.grpc_port, options.http_port, options.metrics_port)
-    command = docker_command(options.repository, ports, options.address, options.release)
+    command = docker_command(options.repository, ports, options.address, options.release, options.model)
     _say(shlex.join(command))
     if not shutil.which("docker"):
         raise InstallationError("docker is not installed: run the line above on a machine that has it")

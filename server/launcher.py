@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,11 +66,15 @@ class Ports:
                 candidate.close()
 
 
-def served_models(repository: Path) -> list[Path]:
+def served_models(repository: Path, names: Sequence[str] = ()) -> list[Path]:
     """The folders of a repository that have something to serve: at least one numbered version.
 
+    Args:
+        repository: The model repository.
+        names: The models to serve; all of them where none is named.
+
     Raises:
-        RepositoryError: There is no such folder, or nothing in it has been exported.
+        RepositoryError: There is no such folder, nothing in it has been exported, or a model that was named is not there.
     """
     if not repository.is_dir():
         raise RepositoryError(f"{repository} is not a folder: name a model repository with --repository")
@@ -80,7 +85,10 @@ def served_models(repository: Path) -> list[Path]:
     ]
     if not models:
         raise RepositoryError(f"{repository} holds no exported model. Export one: python -m export --weights ngc --repository {repository}")
-    return models
+    if unknown := set(names) - {folder.name for folder in models}:
+        known = ", ".join(folder.name for folder in models)
+        raise RepositoryError(f"{repository} holds no exported model {', '.join(sorted(unknown))}: choose from {known}")
+    return [folder for folder in models if not names or folder.name in names]
 
 
 class Server:
@@ -91,14 +99,24 @@ class Server:
         ports: Where to listen.
         address: The interface to listen on; the embedded server's core lacks later security fixes, so this machine only by default.
         verbose: Copy the server's whole log to standard error, and not just its errors.
+        only: Names of the models to serve; all of them where none is named.
 
     Attributes:
         ports: Where it listens, once started.
         models: What it serves, once ready.
     """
 
-    def __init__(self, repository: Path, *, ports: Ports | None = None, address: str = LOCALHOST, verbose: bool = False) -> None:
+    def __init__(
+        self,
+        repository: Path,
+        *,
+        ports: Ports | None = None,
+        address: str = LOCALHOST,
+        verbose: bool = False,
+        only: Sequence[str] = (),
+    ) -> None:
         self.repository = repository
+        self._only = only
         self.address = address
         self.ports = ports or Ports()
         self.models: list[ModelState] = []
@@ -133,7 +151,7 @@ class Server:
         Raises:
             ServerError: Nothing to serve, no tritonserver, or a port in use.
         """
-        models = served_models(self.repository)
+        models = served_models(self.repository, self._only)
         self.ports = self.ports.resolve(self.address)
         self._workspace = tempfile.TemporaryDirectory(prefix="tritonserver-")
         workspace = Path(self._workspace.name)
@@ -179,7 +197,9 @@ class Server:
             self.models = connection.models()
             failed = [model for model in self.models if model.state != "READY"]
             if failed:
-                raise LoadError("\n".join(f"model {model.name!r} cannot be loaded: {self._reason(model)}" for model in failed))
+                reasons = [f"model {model.name!r} cannot be loaded: {self._reason(model)}" for model in failed]
+                way_out = ["serve the others with --model NAME"] if len(failed) < len(self.models) else []
+                raise LoadError("\n".join(reasons + way_out))
             if not connection.is_ready():
                 raise LoadError("\n".join(["tritonserver does not call itself ready:", *filter(_SEVERE.match, self._log)]))
         self._ready = True
