@@ -1,4 +1,4 @@
-"""The command line: `python -m perf overhead`."""
+"""The command line: `python -m perf overhead` and `python -m perf precision`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ _EPILOG = """\
 examples:
   python -m perf overhead
   python -m perf overhead --rounds 100 --json
+  python -m perf precision --device cuda       on a GPU; written to perf/results/
 
 exit codes:
   0  measured
-  1  the repository cannot be served
+  1  the repository cannot be served, or there is no such device
   2  wrong usage
 """
 
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m perf",
-        description="Measure what serving costs.",
+        description="Measure what serving costs, and what a precision is worth.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -37,7 +38,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
     overhead.add_argument("--repository", type=Path, default=Path("model_repository"), metavar="DIR", help="default: model_repository")
     overhead.add_argument("--rounds", type=int, default=40, metavar="N", help="turns of each side (default: 40)")
     overhead.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
-    return _overhead(parser.parse_args(arguments))
+    overhead.set_defaults(run=_overhead)
+    precision = commands.add_parser(
+        "precision",
+        help="FP16 against FP32 and TF32, without a server",
+        description="Run the network, eager and as TorchScript, by turns, in every precision the device has.",
+    )
+    precision.add_argument("--device", choices=("cpu", "cuda"), default="cuda", help="default: cuda")
+    precision.add_argument("--batches", type=_numbers, default=(1, 8, 32, 128), metavar="N,N", help="default: 1,8,32,128")
+    precision.add_argument("--turns", type=int, default=10, metavar="N", help="of each way at each batch size (default: 10)")
+    precision.add_argument("--architecture", default="se-resnext101-32x4d", metavar="NAME", help="or se-resnext-tiny")
+    precision.add_argument("--crop", type=int, default=224, metavar="PX", help="side of the images (default: 224)")
+    precision.add_argument("--results", type=Path, default=Path("perf/results"), metavar="DIR", help="default: perf/results")
+    precision.set_defaults(run=_precision)
+    options = parser.parse_args(arguments)
+    return int(options.run(options))
+
+
+def _precision(options: argparse.Namespace) -> int:
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from export.network import ARCHITECTURES
+    from perf.precision import measure, write
+
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("error: this machine has no NVIDIA GPU, or its PyTorch has no CUDA: --device cpu measures here", file=sys.stderr)
+        return 1
+    if options.architecture not in ARCHITECTURES:
+        print(f"error: unknown architecture {options.architecture}: choose from {', '.join(ARCHITECTURES)}", file=sys.stderr)
+        return 2
+    results = measure(ARCHITECTURES[options.architecture], options.crop, options.batches, options.device, options.turns)
+    path = write(results, options.device, options.results)
+    names = list(dict.fromkeys(result.name for result in results))
+    table = Table("batch", *names, box=None, pad_edge=False, title="images per second, median", title_justify="left")
+    for batch in options.batches:
+        table.add_row(str(batch), *(f"{result.median:.1f}" for result in results if result.batch == batch))
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"written to {path}")
+    return 0
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers like 1,8,32") from None
 
 
 def _overhead(options: argparse.Namespace) -> int:

@@ -124,7 +124,7 @@ def readme_commands(kind: str) -> list[str]:
 def test_the_readmes_commands_work(demo, checkout):
     """Those in `sh` blocks run here, in their order; `text` blocks hold what takes a network, Docker or no end."""
     commands = readme_commands("sh")
-    assert len(commands) == 4  # none is lost to a fence of another kind
+    assert len(commands) == 5  # none is lost to a fence of another kind
     for command in commands:
         result = run(checkout, f"PATH={checkout}/.venv/bin:$PATH; {command}")
         assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
