@@ -24,7 +24,7 @@ help: ## list the targets
 
 install: $(INSTALLED) ## make .venv with everything in it, at the locked versions
 
-$(INSTALLED): $(LOCK) Makefile
+$(INSTALLED): $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
 	  || { echo "error: $(PYTHON) is not Python 3.11; name one: make PYTHON=/path/to/python3.11"; exit 1; }
 	@echo 'installing into $(VENV), for a $(DEVICE): one to three minutes'

@@ -67,7 +67,7 @@ def real(tmp_path_factory) -> dict[str, dict]:
     found = {}
     for major in VERSIONS:
         wheel = Path(sys.prefix, "tensorrt", major)
-        assert wheel.is_dir(), f"{wheel} is missing: make install"
+        assert wheel.is_dir(), f"{wheel} is missing: make clean install"
         libraries = tmp_path_factory.mktemp(f"tensorrt-{major}")
         for name in ("nvinfer", "nvinfer_plugin", "nvonnxparser"):
             compile_library(_EMPTY, libraries / f"lib{name}.so.{major}")
