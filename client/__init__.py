@@ -14,13 +14,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from client.aio import AsyncClassifier
     from client.classifier import Classifier
     from client.decoding import Prediction
     from client.errors import ClientError
+    from client.images import Opening
+    from client.pipeline import Answer
+    from client.transport import Link, Tls
 
-__all__ = ["Classifier", "ClientError", "Prediction"]
+__all__ = ["Answer", "AsyncClassifier", "Classifier", "ClientError", "Link", "Opening", "Prediction", "Tls"]
 
-_HOMES = {"Classifier": "client.classifier", "Prediction": "client.decoding", "ClientError": "client.errors"}
+_HOMES = {
+    "Answer": "client.pipeline",
+    "AsyncClassifier": "client.aio",
+    "Classifier": "client.classifier",
+    "ClientError": "client.errors",
+    "Link": "client.transport",
+    "Opening": "client.images",
+    "Prediction": "client.decoding",
+    "Tls": "client.transport",
+}
 
 
 def __getattr__(name: str) -> Any:

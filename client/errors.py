@@ -29,3 +29,7 @@ class ServerUnreachable(ClientError):
     """No server answers at this address, or not in time. The exit code is EX_UNAVAILABLE of sysexits.h."""
 
     exit_code = 69
+
+
+class DeadlineExceeded(ServerUnreachable):
+    """A server took the request and did not answer in time. It is not sent again: the time is used up."""

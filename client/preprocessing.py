@@ -97,15 +97,24 @@ class Preprocessing:
         mean, std = (np.array(values, np.float32)[:, None] for values in (self.mean, self.std))
         return (unit - mean) / std
 
-    def __call__(self, image: Image.Image) -> np.ndarray:
+    def __call__(self, image: Image.Image, out: np.ndarray | None = None) -> np.ndarray:
         """Prepare one image, bit for bit as torchvision's Resize, CenterCrop, ToTensor and Normalize do on Pillow images.
 
         Args:
             image: Any size; a mode other than RGB is converted.
+            out: Where the tensor goes, float32 [3, crop, crop], for example a row of a batch; a new one where it is None.
 
         Returns:
             float32 [3, crop, crop].
         """
+        pixels = self.pixels(image)
+        tensor = np.empty((3, self.crop, self.crop), np.float32) if out is None else out
+        for channel, table in enumerate(self._table):
+            np.take(table, pixels[:, :, channel], out=tensor[channel], mode="clip")
+        return tensor
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        """The part of an image that the network sees, uint8 [crop, crop, 3]."""
         if image.mode != "RGB":
             image = image.convert("RGB")
         width, height = image.size
@@ -113,10 +122,7 @@ class Preprocessing:
         longer = int(self.resize * longer / shorter)
         size = (self.resize, longer) if width <= height else (longer, self.resize)
         if size != image.size:
+            # The whole picture, although a crop follows: which pass Pillow does first depends on the sizes, and rounding on that.
             image = image.resize(size, _INTERPOLATIONS[self.interpolation])
         left, top = (round((side - self.crop) / 2.0) for side in size)
-        pixels = np.asarray(image.crop((left, top, left + self.crop, top + self.crop)))
-        tensor = np.empty((3, self.crop, self.crop), np.float32)
-        for channel, table in enumerate(self._table):
-            np.take(table, pixels[:, :, channel], out=tensor[channel], mode="clip")
-        return tensor
+        return np.asarray(image.crop((left, top, left + self.crop, top + self.crop)))

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.connection import Connection, ModelState
+from client.transport import Link
 from server import installation
 from server.backends import REPOSITORY_VARIABLE
 from server.errors import LoadError, PortInUse, RepositoryError, ServerError
@@ -184,7 +185,7 @@ class Server:
             ServerError: The server ended, or took longer than `timeout_s` seconds.
         """
         assert self._process is not None
-        with Connection(self.url) as connection:
+        with Connection(self.url, Link(retries=0)) as connection:
             # The server opens its ports when loading is over, well or badly.
             for _ in range(round(timeout_s / 0.1)):
                 if connection.is_live():

@@ -141,7 +141,9 @@ def test_a_server_that_is_not_there():
 @pytest.mark.parametrize(("model", "reason"), [("full", "Exceeds maximum queue size"), ("slow", "Request timeout expired")])
 def test_load_that_the_server_sheds_is_a_rejection_and_no_dead_server(foreign_server, model, reason):
     """Both wait a second for a batch of four, which two requests never fill; one queue takes one request only, the other a millisecond."""
-    served = ServedModel(model, "1", "INPUT__0", "OUTPUT__0", 2, 4, PREPROCESSING, OutputKind.LOGITS, untrained=False)
+    served = ServedModel(
+        model, "1", "INPUT__0", np.dtype(np.float32), "OUTPUT__0", 2, 4, 1, PREPROCESSING, OutputKind.LOGITS, untrained=False
+    )
 
     def ask(_: int) -> str:
         with Connection(foreign_server.url) as connection:
