@@ -157,6 +157,14 @@ class Classifier:
         """
         return self._connection.infer(self.model, batch)
 
+    def wait_until_ready(self, timeout_s: float = 60.0) -> None:
+        """Return once the server serves the model (again).
+
+        Raises:
+            ClientError: It does not within the time, in seconds; the message has the server's reason.
+        """
+        self._connection.wait_until_ready(self.model.name, timeout_s)
+
     def _only_model(self) -> str:
         names = self._connection.ready_models()
         if len(names) == 1:

@@ -33,3 +33,9 @@ class ServerUnreachable(ClientError):
 
 class DeadlineExceeded(ServerUnreachable):
     """A server took the request and did not answer in time. It is not sent again: the time is used up."""
+
+
+class OutputError(ClientError):
+    """A file of results cannot be written, or gone on with. The exit code is EX_CANTCREAT of sysexits.h."""
+
+    exit_code = 73

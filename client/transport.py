@@ -204,10 +204,10 @@ class Http:
         return context
 
     def is_live(self) -> bool:
-        return bool(self._client.is_server_live(headers=self._headers))
+        return bool(self._ask("is_server_live"))
 
     def is_ready(self) -> bool:
-        return bool(self._client.is_server_ready(headers=self._headers))
+        return bool(self._ask("is_server_ready"))
 
     def index(self) -> list[Mapping[str, str]]:
         return [dict.fromkeys(("version", "state", "reason"), "") | model for model in self._ask("get_model_repository_index")]
@@ -221,17 +221,22 @@ class Http:
     def config(self, model: str, version: str) -> pb.ModelConfig:
         return json_format.ParseDict(self._ask("get_model_config", model, version), pb.ModelConfig())
 
-    def _ask(self, question: str, *about: str) -> Any:
+    def _ask(self, question: str, *about: object, **options: object) -> Any:
+        """Call tritonclient, and give a connection that was cut its usual exception."""
+        from geventhttpclient.response import HTTPParseError
+
         ask: Callable[..., Any] = getattr(self._client, question)
-        return ask(*about, headers=self._headers)
+        try:
+            return ask(*about, headers=self._headers, **options)
+        except HTTPParseError as error:
+            raise ConnectionError(str(error)) from None
 
     def infer(self, model: str, version: str, input: str, batch: np.ndarray, output: str, classes: int) -> np.ndarray | None:
         tensor = self._triton.InferInput(input, list(batch.shape), _TRITON_TYPES[batch.dtype])
         tensor.set_data_from_numpy(batch)
         wanted = [self._triton.InferRequestedOutput(output, class_count=classes)]
         compression = {f"{way}_compression_algorithm": self._link.compression for way in ("request", "response")}
-        result = self._client.infer(model, [tensor], version, outputs=wanted, headers=self._headers, **compression)
-        answer: np.ndarray | None = result.as_numpy(output)
+        answer: np.ndarray | None = self._ask("infer", model, [tensor], version, outputs=wanted, **compression).as_numpy(output)
         return answer
 
     def close(self) -> None:
