@@ -93,7 +93,8 @@ def test_a_file_of_something_else_is_left_alone(server, photos, tmp_path, capsys
 
 def test_a_server_that_is_killed_and_started_again(repository, photos, tmp_path):
     """The run waits for it and goes on; every image is answered exactly once."""
-    output, notes = tmp_path / "answers.jsonl", []
+    output = tmp_path / "answers.jsonl"
+    notes: list[str] = []
     ports = FREE_PORTS.resolve("127.0.0.1")
     first = Server(repository, ports=ports, only=["tiny_onnx"])
     first.__enter__()

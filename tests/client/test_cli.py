@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from client.cli import main
 from client.images import sample_photographs
@@ -90,3 +92,81 @@ def test_wrong_usage(arguments, capsys):
         main(arguments)
     assert exit_.value.code == 2
     assert "usage: python -m client" in capsys.readouterr().err
+
+
+def test_lines_and_rows_for_machines(classify):
+    _, out, _ = classify(CAT, ROCKET, "--model", "tiny_onnx", "--jsonl", "--top", "2")
+    first, second = map(json.loads, out.splitlines())
+    assert (first["image"], second["image"], first["model"], first["untrained"]) == (CAT, ROCKET, "tiny_onnx", True)
+    _, out, _ = classify(CAT, "--model", "tiny_onnx", "--csv", "--top", "2")
+    header, *rows = csv.reader(out.splitlines())
+    assert header == ["model", "version", "image", "rank", "index", "label", "probability"]
+    assert [row[4] for row in rows] == [str(one["index"]) for one in first["predictions"]]
+
+
+def test_a_folder_in_batches_of_ones_own(classify):
+    code, out, _ = classify(str(sample_photographs()[0].parent), "--model", "tiny_onnx", "--json", "--batch", "3", "--in-flight", "1")
+    assert code == 0
+    assert [image["image"] for image in json.loads(out)[0]["images"]] == [str(path) for path in sample_photographs()]
+    code, _, err = classify(CAT, "--model", "tiny_onnx", "--batch", "5")
+    assert (code, err) == (1, "error: a request takes 1 to 4 images, not 5\n")
+
+
+@pytest.mark.parametrize("position", range(4))
+def test_a_bad_file_anywhere_in_a_batch(classify, tmp_path, position):
+    (tmp_path / "bad.jpg").write_bytes(b"nothing")
+    images = [CAT, ROCKET, CAT.replace("chelsea", "coffee")]
+    images.insert(position, str(tmp_path / "bad.jpg"))
+    code, out, err = classify(*images, "--model", "tiny_onnx", "--json", "--batch", "4")
+    assert code == 1
+    assert sum("predictions" in image for image in json.loads(out)[0]["images"]) == 3
+    assert "bad.jpg is not an image" in err
+
+
+def test_the_gallery(classify, tmp_path):
+    target = tmp_path / "gallery.png"
+    code, _, err = classify(CAT, ROCKET, "--model", "tiny_onnx", "--gallery", str(target))
+    assert (code, err) == (0, f"drawn: {target}\n")
+    sheet = Image.open(target).convert("RGB")
+    assert sheet.width > 500 and sheet.height > 400
+    assert len(sheet.getcolors(1 << 24) or []) > 1000  # photographs, not an empty sheet
+    code, _, err = classify(CAT, "--model", "tiny_onnx", "--gallery", str(tmp_path / "nowhere" / "x.png"))
+    assert code == 73 and "cannot be written" in err
+    code, _, err = classify(CAT, "--model", "tiny_onnx", "--gallery", str(tmp_path / "gallery.txt"))
+    assert code == 73 and "cannot be written" in err
+
+
+@pytest.fixture
+def ask(server, capsys):
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = main([*arguments, "--url", server.url])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_what_a_server_offers(ask):
+    code, out, _ = ask("models")
+    assert code == 0
+    assert [line.split() for line in out.splitlines()][1:] == [
+        [n, "1", "READY"] for n in ("logits_torchscript", "tiny_onnx", "tiny_torchscript")
+    ]
+    assert json.loads(ask("models", "--json")[1])[1] == {"name": "tiny_onnx", "version": "1", "state": "READY", "reason": ""}
+
+
+def test_how_a_model_is_used(ask):
+    code, out, _ = ask("describe", "tiny_onnx")
+    assert code == 0
+    for words in ("INPUT__0: float32 [3, 64, 64]", "1000 probabilities", "shorter side to 72 px, bilinear; centre 64 px", "untrained"):
+        assert words in out
+    assert json.loads(ask("describe", "tiny_onnx", "--json")[1])["largest batch"] == "4"
+    assert ask("describe", "cats")[0] == 1
+
+
+def test_health(ask, capsys):
+    code, out, _ = ask("health")
+    assert code == 0
+    assert "2.51.0" in out and "tiny_onnx" in out
+    assert main(["health", "--url", "127.0.0.1:1", "--retries", "0"]) == 69
+    assert "no Triton server answers" in capsys.readouterr().err

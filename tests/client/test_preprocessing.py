@@ -104,6 +104,35 @@ def test_every_value_of_every_channel_is_torchvisions(reference):
         np.testing.assert_array_equal(contract(image), reference(contract)(image))
 
 
+def test_five_hundred_pictures_of_odd_sizes_and_modes(reference):
+    """Seeded; from a pixel to a panorama, and real photographs cut at random."""
+    generator = np.random.default_rng(2026)
+    photographs = [load_image(path) for path in sample_photographs()]
+    contract, expected = Preprocessing(), reference(Preprocessing())
+    for number in range(500):
+        if number % 3 == 0:
+            source = photographs[number % len(photographs)]
+            left, top = generator.integers(0, source.width - 2), generator.integers(0, source.height - 2)
+            image = source.crop((left, top, generator.integers(left + 1, source.width), generator.integers(top + 1, source.height)))
+        else:
+            width = int(2 ** generator.uniform(0, 9))
+            image = picture((width, max(1, int(width * 2 ** generator.uniform(-3, 3)))), "RGB", number)
+        image = image.convert(("RGB", "L", "CMYK", "P")[number % 4])
+        np.testing.assert_array_equal(contract(image), expected(image), err_msg=f"picture {number}, {image.size}, {image.mode}")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 700), (4000, 3000), (3000, 400)])
+def test_extremes_of_size(size, reference):
+    image = picture(size, "RGB")
+    np.testing.assert_array_equal(Preprocessing()(image), reference(Preprocessing())(image))
+
+
+def test_a_tensor_may_be_written_into_a_batch():
+    image, batch = picture((300, 200), "RGB"), np.empty((2, 3, 224, 224), np.float32)
+    assert Preprocessing()(image, batch[1]) is not None
+    np.testing.assert_array_equal(batch[1], Preprocessing()(image))
+
+
 def test_the_tensor_is_contiguous_float32():
     tensor = Preprocessing()(picture((300, 200), "RGB"))
     assert tensor.shape == (3, 224, 224)
