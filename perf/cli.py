@@ -1,4 +1,4 @@
-"""The command line: `python -m perf overhead` and `python -m perf precision`."""
+"""The command line: `python -m perf overhead|precision|preprocessing`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ _EPILOG = """\
 examples:
   python -m perf overhead
   python -m perf overhead --rounds 100 --json
+  python -m perf preprocessing                 pictures to tensors, against torchvision and NVIDIA's helper
   python -m perf precision --device cuda       on a GPU; written to perf/results/
 
 exit codes:
@@ -51,6 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     precision.add_argument("--crop", type=int, default=224, metavar="PX", help="side of the images (default: 224)")
     precision.add_argument("--results", type=Path, default=Path("perf/results"), metavar="DIR", help="default: perf/results")
     precision.set_defaults(run=_precision)
+    preprocessing = commands.add_parser(
+        "preprocessing",
+        help="pictures to tensors: this client, torchvision, NVIDIA's helper",
+        description="Decode and prepare the same JPEGs by turns on one core, and compare medians.",
+    )
+    preprocessing.add_argument("--turns", type=int, default=15, metavar="N", help="of each way at each size (default: 15)")
+    preprocessing.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
+    preprocessing.set_defaults(run=_preprocessing)
     options = parser.parse_args(arguments)
     return int(options.run(options))
 
@@ -78,6 +87,32 @@ def _precision(options: argparse.Namespace) -> int:
     console = Console(highlight=False)
     console.print(table)
     console.print(f"written to {path}")
+    return 0
+
+
+def _preprocessing(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from perf.preprocessing import SIZES, measure
+
+    results = measure(options.turns)
+    if options.json:
+        print(json.dumps([asdict(result) | {"median_ms": result.median} for result in results], indent=2))
+        return 0
+    table = Table(box=None, pad_edge=False, title="ms a picture, median, and how many times torchvision's speed", title_justify="left")
+    table.add_column("")
+    for width, height in SIZES:
+        table.add_column(f"{width}x{height}", justify="right")
+    table.add_column("torchvision's bits", justify="right")
+    for name in dict.fromkeys(result.name for result in results):
+        row = [result for result in results if result.name == name]
+        base = [result.median for result in results if result.name == "torchvision"]
+        cells = [f"{result.median:6.1f}  {slow / result.median:.2f}x" for result, slow in zip(row, base, strict=True)]
+        table.add_row(name, *cells, "yes" if all(result.equal for result in row) else "no")
+    Console(highlight=False).print(table)
     return 0
 
 
