@@ -131,14 +131,17 @@ def test_the_readmes_commands_work(demo, checkout):
 
 
 def test_the_readmes_python_works(demo, checkout, tmp_path):
-    """The library example, against a real server."""
-    (example,) = re.findall(r"^```python\n(.*?)^```", (PROJECT / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
-    script = tmp_path / "example.py"
-    script.write_text(example)
+    """The library examples, against a real server."""
+    examples = re.findall(r"^```python\n(.*?)^```", (PROJECT / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert len(examples) == 2
+    for number, example in enumerate(examples):
+        (tmp_path / f"{number}.py").write_text(example)
     serve = ".venv/bin/python -m server --grpc-port 0 --http-port 0 --metrics-port 0"
-    result = run(checkout, f"PYTHONPATH=. {serve} -- .venv/bin/python {script}")
+    scripts = " && ".join(f"PYTHONPATH=. .venv/bin/python {tmp_path}/{number}.py" for number in range(len(examples)))
+    result = run(checkout, f"{serve} -- sh -c '{scripts}'")
     assert result.returncode == 0, result.stderr
-    assert "Prediction(index=" in result.stdout
+    assert result.stdout.count("Prediction(index=") == 3 + 1 + 2
+    assert "README.md is not an image that Pillow can read" in result.stdout
 
 
 def test_every_target_of_the_makefile_is_listed(checkout):
