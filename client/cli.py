@@ -148,7 +148,10 @@ def _classify(options: argparse.Namespace) -> int:
 
         first = answers[0]
         gallery.draw(
-            options.gallery, list(first.predictions.items()), f"{first.model} · version {first.version}", tables.UNTRAINED * first.untrained
+            options.gallery,
+            [entry for entry in first.predictions.items() if entry[0] != "-"],
+            f"{first.model} · version {first.version}",
+            tables.UNTRAINED * first.untrained,
         )
         print(f"drawn: {options.gallery}", file=sys.stderr)
     errors = {image: error for answer in answers for image, error in answer.errors.items()}

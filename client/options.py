@@ -28,6 +28,7 @@ def add_server(parser: argparse.ArgumentParser) -> None:
     server.add_argument("--retries", type=int, default=2, metavar="N", help="when nobody answers, never when refused (default: 2)")
     server.add_argument("--header", action="append", default=[], type=_header, metavar="NAME:VALUE", help="sent along; may be repeated")
     server.add_argument("--compression", choices=("gzip", "deflate"), help="for slow networks; prepared images hardly shrink")
+    server.add_argument("--shared-memory", action="store_true", help="hand tensors over in memory, to a server on this machine")
     server.add_argument("--tls", action="store_true", help="speak TLS, trusting the system's authorities")
     server.add_argument("--tls-ca", type=Path, metavar="PEM", help="speak TLS, trusting these authorities")
     server.add_argument("--tls-cert", type=Path, metavar="PEM", help="our certificate, for mutual TLS")
@@ -58,7 +59,7 @@ def link_of(options: argparse.Namespace) -> Link:
 
     wanted = options.tls or options.tls_ca or options.tls_cert or options.tls_key
     tls = Tls(options.tls_ca, options.tls_cert, options.tls_key) if wanted else None
-    return Link(options.protocol, options.timeout, options.retries, dict(options.header), tls, options.compression)
+    return Link(options.protocol, options.timeout, options.retries, dict(options.header), tls, options.compression, options.shared_memory)
 
 
 def connection_of(options: argparse.Namespace) -> Connection:

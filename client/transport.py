@@ -6,13 +6,17 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from google.protobuf import json_format
 from tritonclient.grpc import model_config_pb2 as pb
+from tritonclient.utils import InferenceServerException
 
 from client.errors import ClientError
+from client.shared_memory import SharedTensors
+
+Answer = TypeVar("Answer")
 
 PROTOCOLS = ("grpc", "http")
 COMPRESSIONS = ("gzip", "deflate")
@@ -55,6 +59,8 @@ class Link:
         headers: Sent with every request; a token, for example.
         tls: None is plain text.
         compression: `gzip`, `deflate` or None. Prepared images hardly shrink: only a slow network repays the time.
+        shared_memory: Hand tensors over in shared memory, to a server on this machine that allows it; else they are sent, after one
+            warning.
 
     Raises:
         ClientError: A value is not one of these.
@@ -66,6 +72,7 @@ class Link:
     headers: Mapping[str, str] = field(default_factory=dict)
     tls: Tls | None = None
     compression: str | None = None
+    shared_memory: bool = False
 
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
@@ -135,6 +142,7 @@ class Grpc:
                 *_proxy_options(url),
             ],
         )
+        self._shared = SharedTensors() if link.shared_memory else None
         self._options = {"client_timeout": link.timeout_s, "headers": dict(link.headers)}
 
     def is_live(self) -> bool:
@@ -157,14 +165,20 @@ class Grpc:
         return self._client.get_model_config(model, version, **self._options).config
 
     def infer(self, model: str, version: str, input: str, batch: np.ndarray, output: str, classes: int) -> np.ndarray | None:
-        tensor = self._triton.InferInput(input, list(batch.shape), _TRITON_TYPES[batch.dtype])
-        tensor.set_data_from_numpy(batch)
         wanted = [self._triton.InferRequestedOutput(output, class_count=classes)]
         options = self._options | {"compression_algorithm": self._link.compression}
-        answer: np.ndarray | None = self._client.infer(model, [tensor], version, outputs=wanted, **options).as_numpy(output)
-        return answer
+
+        def send(tensor: Any) -> np.ndarray | None:
+            answer: np.ndarray | None = self._client.infer(model, [tensor], version, outputs=wanted, **options).as_numpy(output)
+            return answer
+
+        return _handed_over(
+            self._shared, self._client, lambda: self._triton.InferInput(input, list(batch.shape), _TRITON_TYPES[batch.dtype]), batch, send
+        )
 
     def close(self) -> None:
+        if self._shared:
+            self._shared.close(self._client)
         self._client.close()
 
 
@@ -176,6 +190,7 @@ class Http:
 
         self._triton, self._url, self._link = triton, url, link
         self._threads = threading.local()
+        self._shared = SharedTensors() if link.shared_memory else None
         self._headers = dict(link.headers)
 
     @property
@@ -232,16 +247,39 @@ class Http:
             raise ConnectionError(str(error)) from None
 
     def infer(self, model: str, version: str, input: str, batch: np.ndarray, output: str, classes: int) -> np.ndarray | None:
-        tensor = self._triton.InferInput(input, list(batch.shape), _TRITON_TYPES[batch.dtype])
-        tensor.set_data_from_numpy(batch)
         wanted = [self._triton.InferRequestedOutput(output, class_count=classes)]
         compression = {f"{way}_compression_algorithm": self._link.compression for way in ("request", "response")}
-        answer: np.ndarray | None = self._ask("infer", model, [tensor], version, outputs=wanted, **compression).as_numpy(output)
-        return answer
+
+        def send(tensor: Any) -> np.ndarray | None:
+            answer: np.ndarray | None = self._ask("infer", model, [tensor], version, outputs=wanted, **compression).as_numpy(output)
+            return answer
+
+        return _handed_over(
+            self._shared, self._client, lambda: self._triton.InferInput(input, list(batch.shape), _TRITON_TYPES[batch.dtype]), batch, send
+        )
 
     def close(self) -> None:
+        if self._shared:
+            self._shared.close(self._client)
         if hasattr(self._threads, "client"):
             self._threads.client.close()
+
+
+def _handed_over(
+    shared: SharedTensors | None, client: Any, make: Callable[[], Any], batch: np.ndarray, send: Callable[[Any], Answer]
+) -> Answer:
+    """Send a request with its batch in shared memory where that is wanted and possible, else in the request."""
+    if shared:
+        try:
+            with shared.filled(client, tensor := make(), batch):
+                return send(tensor)
+        except InferenceServerException as error:
+            if "shared memory" not in str(error):
+                raise
+            shared.give_up(error)  # a server that was started anew knows no region
+    tensor = make()
+    tensor.set_data_from_numpy(batch)
+    return send(tensor)
 
 
 def _proxy_options(url: str) -> list[tuple[str, int]]:

@@ -6,6 +6,7 @@ import socket
 import ssl
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -137,6 +138,31 @@ def test_a_request_that_nobody_answered_is_sent_again(server):
         assert len(came) >= 4
         pauses = np.diff(came)
         assert pauses.max() < 2
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_shared_memory(server, protocol):
+    """The same answers, from many threads, and nothing left in /dev/shm."""
+    link = Link(protocol, shared_memory=True)
+    with Classifier(server.url, "tiny_onnx") as reference:
+        expected = [reference.classify(path) for path in sample_photographs()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with Classifier(address(server, protocol), "tiny_onnx", link=link) as classifier:
+            answers = list(classifier.stream(sample_photographs() * 5, batch=1, in_flight=8))
+            assert list(Path("/dev/shm").glob("client-*"))
+    assert [answer.predictions for answer in answers] == expected * 5
+    assert not list(Path("/dev/shm").glob("client-*"))
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_a_server_that_shares_no_memory_is_sent_the_tensors(server, protocol, monkeypatch):
+    """As one on another machine would: it finds no region of that name."""
+    monkeypatch.setattr("client.shared_memory.SharedTensors._key", lambda self, name: "/elsewhere")
+    with Classifier(address(server, protocol), "tiny_onnx", link=Link(protocol, shared_memory=True)) as classifier:
+        with pytest.warns(RuntimeWarning, match="no shared memory with this server, tensors are sent instead") as caught:
+            assert len(classifier.classify_all(sample_photographs() * 4)) == 16
+    assert len(caught) == 1
 
 
 @contextmanager
