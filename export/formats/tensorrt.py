@@ -21,7 +21,7 @@ from export.parity import Gate
 from export.tensorrt import container, gate, local
 from export.tensorrt import gpu as gpus
 from export.tensorrt import plan as plans
-from export.tensorrt.plan import Plan, PlanRequest, Profile
+from export.tensorrt.plan import Order, Plan, PlanRequest, Profile
 from server import runtimes
 
 FILENAME = "model.plan"
@@ -118,21 +118,18 @@ def _suffices(brought: dict[Path, Plan]) -> bool:
 
 
 def _build(material: Material, path: Path, profile: Profile) -> Plan:
-    request, precision, reporter = material.plans, material.network.precision, material.reporter
+    request, reporter = material.plans, material.reporter
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "seresnext101-triton")
+    order = Order(material.onnx, path, profile, request.tuning, material.network.precision, cache)
     if request.in_image:
-        return container.build(
-            material.release.image, material.onnx, path, profile, request.tuning, precision=precision, cache=cache, note=reporter.note
-        )
+        return container.build(material.release.image, order, reporter.note)
     if lacks := missing():
         raise MissingHardware(f"a TensorRT plan is built and proven on the GPU that serves it, and this machine lacks {lacks}")
     # Asked minutes before it is built: can the server that is meant load it?
     version = import_module("tensorrt").__version__
     material.release.check_plan(version, version_compatible=request.tuning.version_compatible)
     with reporter.phases() as watcher:
-        return local.build(
-            material.onnx, path, profile, request.tuning, precision=precision, cache=cache, watcher=watcher, note=reporter.note
-        )
+        return local.build(order, watcher, reporter.note)
 
 
 def _brought(path: Path, onnx_sha256: str, profile: Profile) -> Plan:

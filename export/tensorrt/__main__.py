@@ -10,7 +10,7 @@ from pathlib import Path
 from export.errors import ExportError
 from export.tensorrt import local
 from export.tensorrt.options import add_tuning, tuning_of
-from export.tensorrt.plan import Profile, sidecar
+from export.tensorrt.plan import Order, Profile, sidecar
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,9 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         tuning = tuning_of(options)
         profile = Profile(options.input, options.dims, tuning.opt_batch or options.max_batch, options.max_batch)
-        facts = local.build(
-            options.onnx, options.plan, profile, tuning, precision=options.precision, cache=options.cache, watcher=_Lines(), note=_say
-        )
+        order = Order(options.onnx, options.plan, profile, tuning, options.precision, options.cache)
+        facts = local.build(order, _Lines(), _say)
     except ExportError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -19,7 +19,7 @@ import tensorrt as trt
 from export.errors import BuildError
 from export.tensorrt.gpu import Gpu
 from export.tensorrt.inspection import check_precision, count_layers
-from export.tensorrt.plan import HARDWARE, Plan, Profile, Tuning, describe
+from export.tensorrt.plan import HARDWARE, Order, Plan, Profile, describe
 
 _MESSAGES_KEPT = 20
 
@@ -37,28 +37,12 @@ class Watcher(Protocol):
         """It is over."""
 
 
-def build(
-    onnx: Path,
-    plan: Path,
-    profile: Profile,
-    tuning: Tuning,
-    *,
-    precision: str,
-    gpu: Gpu,
-    cache: Path,
-    watcher: Watcher,
-    note: Callable[[str], None],
-) -> Plan:
+def build(order: Order, gpu: Gpu, watcher: Watcher, note: Callable[[str], None]) -> Plan:
     """Build a plan and its sidecar.
 
     Args:
-        onnx: What it is built from.
-        plan: Where it goes; the sidecar goes beside it.
-        profile: The shapes it takes.
-        tuning: How it is built.
-        precision: `fp16` or `fp32`: what its layers are held to.
+        order: What to build.
         gpu: The GPU it is built on.
-        cache: A folder for the timing caches.
         watcher: Is told of the progress.
         note: Is called with one line that a person should see.
 
@@ -70,14 +54,14 @@ def build(
     # In a thread of its own, so that Ctrl-C reaches us: TensorRT does not return before it is done or told to stop.
     with ThreadPoolExecutor(1) as pool:
         try:
-            serialized = pool.submit(_build, onnx, profile, tuning, gpu, cache, note, log, _Progress(watcher, cancelled)).result()
+            serialized = pool.submit(_build, order, gpu, note, log, _Progress(watcher, cancelled)).result()
         except KeyboardInterrupt:
             cancelled.set()
             raise
-    layers = _inspect(serialized, profile, tuning, log)
-    check_precision(layers, precision)
-    plan.write_bytes(serialized)
-    return describe(plan, onnx, profile, tuning, gpu, layers=layers, tensorrt=trt.__version__, builder="tensorrt")
+    layers = _inspect(serialized, order, log)
+    check_precision(layers, order.precision)
+    order.plan.write_bytes(serialized)
+    return describe(order, gpu, layers=layers, tensorrt=trt.__version__, builder="tensorrt")
 
 
 def timing_cache(folder: Path, version: str, gpu: Gpu) -> Path:
@@ -86,26 +70,18 @@ def timing_cache(folder: Path, version: str, gpu: Gpu) -> Path:
     return folder / f"tensorrt-{version}-{name}-sm{gpu.compute_capability.replace('.', '')}.cache"
 
 
-def _build(
-    onnx: Path,
-    profile: Profile,
-    tuning: Tuning,
-    gpu: Gpu,
-    cache: Path,
-    note: Callable[[str], None],
-    log: _Log,
-    progress: _Progress,
-) -> Any:
+def _build(order: Order, gpu: Gpu, note: Callable[[str], None], log: _Log, progress: _Progress) -> Any:
     """The serialized plan, as TensorRT's own buffer."""
     try:
         builder = trt.Builder(log)
     except TypeError as error:  # pybind11's way of saying that the factory gave nothing
         raise BuildError(f"TensorRT {trt.__version__} cannot use this GPU: {log.errors or error}") from None
+    tuning = order.tuning
     builder.max_threads = os.cpu_count() or 1
     network = log.given(builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)), "create a network")
     parser = trt.OnnxParser(network, log)
-    if not parser.parse_from_file(str(onnx)):
-        raise BuildError(f"TensorRT {trt.__version__} cannot read {onnx.name}: {_parser_errors(parser) or log.errors}")
+    if not parser.parse_from_file(str(order.onnx)):
+        raise BuildError(f"TensorRT {trt.__version__} cannot read {order.onnx.name}: {_parser_errors(parser) or log.errors}")
     config = log.given(builder.create_builder_config(), "create a builder configuration")
     if tuning.workspace_mib:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, tuning.workspace_mib << 20)
@@ -116,8 +92,8 @@ def _build(
     if tuning.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, HARDWARE[tuning.hardware])
-    _add_profile(builder, network, config, profile)
-    cache_file = timing_cache(cache, trt.__version__, gpu)
+    _add_profile(builder, network, config, order.profile)
+    cache_file = timing_cache(order.cache, trt.__version__, gpu)
     timings = _use_timings(config, cache_file, note)  # held until the build is over
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
@@ -168,11 +144,12 @@ def _keep_timings(config: Any, file: Path) -> None:
     partial.replace(file)
 
 
-def _inspect(serialized: Any, profile: Profile, tuning: Tuning, log: _Log) -> dict[str, int]:
+def _inspect(serialized: Any, order: Order, log: _Log) -> dict[str, int]:
     """Load the plan as a server will, and look at its shapes and its layers."""
     runtime = trt.Runtime(log)
-    runtime.engine_host_code_allowed = tuning.version_compatible  # our own code, built a moment ago
+    runtime.engine_host_code_allowed = order.tuning.version_compatible  # our own code, built a moment ago
     engine = log.given(runtime.deserialize_cuda_engine(serialized), "load the plan it has built")
+    profile = order.profile
     found = [tuple(shape) for shape in engine.get_tensor_profile_shape(profile.input, 0)]
     if found != list(profile.shapes.values()):
         raise BuildError(f"the plan takes the shapes {found}, not {list(profile.shapes.values())}")

@@ -4,38 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.errors import MissingHardware
 from export.tensorrt import gpu as gpus
 from export.tensorrt import trtexec
-from export.tensorrt.plan import Plan, Profile, Tuning
+from export.tensorrt.plan import Order, Plan
 
 if TYPE_CHECKING:
     from export.tensorrt.builder import Watcher
 
 
-def build(
-    onnx: Path,
-    plan: Path,
-    profile: Profile,
-    tuning: Tuning,
-    *,
-    precision: str,
-    cache: Path,
-    watcher: Watcher,
-    note: Callable[[str], None],
-) -> Plan:
+def build(order: Order, watcher: Watcher, note: Callable[[str], None]) -> Plan:
     """Build a plan and its sidecar, through the Python API where it can be imported, else through trtexec.
 
     Args:
-        onnx: What it is built from.
-        plan: Where it goes; the sidecar goes beside it.
-        profile: The shapes it takes.
-        tuning: How it is built.
-        precision: `fp16` or `fp32`: what its layers are held to.
-        cache: A folder for the timing caches.
+        order: What to build.
         watcher: Is told of the progress.
         note: Is called with one line that a person should see.
 
@@ -49,8 +33,8 @@ def build(
     if find_spec("tensorrt"):
         from export.tensorrt import builder
 
-        return builder.build(onnx, plan, profile, tuning, precision=precision, gpu=gpu, cache=cache, watcher=watcher, note=note)
+        return builder.build(order, gpu, watcher, note)
     program = trtexec.find()
     if program is None:
         raise MissingHardware("TensorRT is not installed: pip install '.[gpu]'")
-    return trtexec.build(program, onnx, plan, profile, tuning, precision=precision, gpu=gpu, cache=cache, note=note)
+    return trtexec.build(program, order, gpu, note)

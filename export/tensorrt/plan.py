@@ -66,6 +66,27 @@ class Tuning:
 
 
 @dataclass(frozen=True)
+class Order:
+    """One plan to build.
+
+    Attributes:
+        onnx: What it is built from; its types are the plan's.
+        plan: Where it goes; the sidecar goes beside it.
+        profile: The shapes it takes.
+        tuning: How it is built.
+        precision: `fp16` or `fp32`: what its layers are held to.
+        cache: A folder for the timings of earlier builds.
+    """
+
+    onnx: Path
+    plan: Path
+    profile: Profile
+    tuning: Tuning
+    precision: str
+    cache: Path
+
+
+@dataclass(frozen=True)
 class PlanRequest:
     """What is asked of TensorRT.
 
@@ -116,9 +137,7 @@ class Plan:
         sidecar(plan).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
 
-def describe(
-    plan: Path, onnx: Path, profile: Profile, tuning: Tuning, gpu: Gpu, *, layers: dict[str, int], tensorrt: str, builder: str
-) -> Plan:
+def describe(order: Order, gpu: Gpu, *, layers: dict[str, int], tensorrt: str, builder: str) -> Plan:
     """Write the sidecar of a plan that has just been built."""
     facts = Plan(
         tensorrt=tensorrt,
@@ -126,14 +145,14 @@ def describe(
         driver=gpu.driver,
         gpu=gpu.name,
         compute_capability=gpu.compute_capability,
-        profile=profile,
-        tuning=tuning,
+        profile=order.profile,
+        tuning=order.tuning,
         layers=layers,
         builder=builder,
-        onnx_sha256=sha256(onnx),
-        plan_sha256=sha256(plan),
+        onnx_sha256=sha256(order.onnx),
+        plan_sha256=sha256(order.plan),
     )
-    facts.write(plan)
+    facts.write(order.plan)
     return facts
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from export.errors import BuildError
 from export.tensorrt.gpu import Gpu
 from export.tensorrt.inspection import check_precision, count_layers
-from export.tensorrt.plan import Plan, Profile, Tuning, describe
+from export.tensorrt.plan import Order, Plan, describe
 
 IMAGE_PATH = Path("/usr/src/tensorrt/bin/trtexec")
 _HARDWARE = {"same": "none", "same-capability": "sameComputeCapability", "ampere+": "ampere+"}
@@ -27,13 +27,14 @@ def find() -> Path | None:
     return Path(found) if found else IMAGE_PATH if IMAGE_PATH.exists() else None
 
 
-def command(trtexec: Path, onnx: Path, plan: Path, profile: Profile, tuning: Tuning, layers: Path, cache: Path) -> list[str]:
+def command(trtexec: Path, order: Order, layers: Path, cache: Path) -> list[str]:
     """The line that builds the plan, and writes its layers down."""
-    shapes = {size: f"{profile.input}:{'x'.join(map(str, shape))}" for size, shape in profile.shapes.items()}
+    tuning = order.tuning
+    shapes = {size: f"{order.profile.input}:{'x'.join(map(str, shape))}" for size, shape in order.profile.shapes.items()}
     return [
         str(trtexec),
-        f"--onnx={onnx}",
-        f"--saveEngine={plan}",
+        f"--onnx={order.onnx}",
+        f"--saveEngine={order.plan}",
         *(f"--{size}Shapes={shape}" for size, shape in shapes.items()),
         "--stronglyTyped",
         "--noTF32",
@@ -48,35 +49,24 @@ def command(trtexec: Path, onnx: Path, plan: Path, profile: Profile, tuning: Tun
     ]
 
 
-def build(
-    trtexec: Path,
-    onnx: Path,
-    plan: Path,
-    profile: Profile,
-    tuning: Tuning,
-    *,
-    precision: str,
-    gpu: Gpu,
-    cache: Path,
-    note: Callable[[str], None],
-) -> Plan:
+def build(trtexec: Path, order: Order, gpu: Gpu, note: Callable[[str], None]) -> Plan:
     """Build a plan and its sidecar, as `builder.build` does.
 
     Raises:
         BuildError: trtexec failed, or its plan is not what was asked for. No sidecar is left, and a plan without one is not used.
     """
-    layers_file = plan.with_suffix(".layers.json")
-    cache.mkdir(parents=True, exist_ok=True)
-    line = command(trtexec, onnx, plan, profile, tuning, layers_file, cache / f"trtexec-sm{gpu.compute_capability.replace('.', '')}.cache")
+    layers_file = order.plan.with_suffix(".layers.json")
+    order.cache.mkdir(parents=True, exist_ok=True)
+    line = command(trtexec, order, layers_file, order.cache / f"trtexec-sm{gpu.compute_capability.replace('.', '')}.cache")
     note(" ".join(line))
     result = subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     errors = "; ".join(text.partition("[E] ")[2] for text in result.stdout.splitlines() if "[E] " in text)
-    if result.returncode or not plan.exists():
+    if result.returncode or not order.plan.exists():
         raise BuildError(f"trtexec ended with code {result.returncode} and built no plan: {errors or result.stdout[-500:].strip()}")
     layers = count_layers(layers_file.read_text())
     layers_file.unlink()
-    check_precision(layers, precision)
-    return describe(plan, onnx, profile, tuning, gpu, layers=layers, tensorrt=version(result.stdout), builder="trtexec")
+    check_precision(layers, order.precision)
+    return describe(order, gpu, layers=layers, tensorrt=version(result.stdout), builder="trtexec")
 
 
 def version(output: str) -> str:

@@ -137,13 +137,14 @@ def test_the_number_of_strongly_typed_differs_between_the_two(real, tensorrt):
 
 
 def test_our_code_names_nothing_that_11_removed(real):
-    """Not even as an attribute of something else: names are enough."""
+    """Not even as an attribute of something else, but of our own orders, which have a precision too: names are enough."""
     assert len(USERS) == 2
     members = {major: {name for cls in found["classes"].values() for name in cls} | set(found["classes"]) for major, found in real.items()}
     removed = members["10"] - members["11"]
     assert {"FP16", "int8_calibrator", "platform_has_fast_fp16", "OBEY_PRECISION_CONSTRAINTS"} <= removed
     for path in [*USERS, STANDINS / "tensorrt/__init__.py"]:
-        used = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+        attributes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)]
+        used = {node.attr for node in attributes if getattr(node.value, "id", "") != "order"}
         assert not used & removed, path
 
 

@@ -40,8 +40,8 @@ class Notes:
 
 def build(onnx_file: Path, folder: Path, tuning: Tuning | None = None, notes: Notes | None = None, profile=PROFILE) -> plan.Plan:
     notes = notes or Notes()
-    path, cache = folder / "model.plan", folder / "cache"
-    return local.build(onnx_file, path, profile, tuning or Tuning(), precision="fp16", cache=cache, watcher=notes, note=notes.lines.append)
+    order = plan.Order(onnx_file, folder / "model.plan", profile, tuning or Tuning(), "fp16", folder / "cache")
+    return local.build(order, notes, notes.lines.append)
 
 
 def header(folder: Path) -> dict:
