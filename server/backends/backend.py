@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import triton_python_backend_utils as pb_utils
 from server import runtimes
 from server.backends import REPOSITORY_VARIABLE
 from server.backends.batching import run_together
+from server.backends.selection import artifact_filename
 
 # What Triton's C++ ONNX Runtime backend gives a model whose config leaves the maximum batch open.
 DEFAULT_MAX_BATCH = 4
@@ -53,8 +54,7 @@ class Backend:
         config = json.loads(args["model_config"])
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
         device = f"cuda:{args['model_instance_device_id']}" if args["model_instance_kind"] == "GPU" else "cpu"
-        filename = _for_gpu(config.get("cc_model_filenames", {}), device) or config["default_model_filename"] or self.default_filename
-        artifact = Path(args["model_repository"], args["model_version"], filename)
+        artifact = Path(args["model_repository"], args["model_version"], artifact_filename(config, self.default_filename, device))
         self._model = runtimes.load(self.runtime, artifact, parameters, device)
         self._input, self._output = config["input"][0]["name"], config["output"][0]["name"]
 
@@ -67,12 +67,3 @@ class Backend:
         if isinstance(answer, Exception):
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"{type(answer).__name__}: {answer}"))
         return pb_utils.InferenceResponse([pb_utils.Tensor(self._output, answer)])
-
-
-def _for_gpu(filenames: Mapping[str, str], device: str) -> str | None:
-    """The artifact made for a GPU's compute capability, where a config tells several apart."""
-    if not filenames or device == "cpu":
-        return None
-    import torch
-
-    return filenames.get("{}.{}".format(*torch.cuda.get_device_capability(device)))

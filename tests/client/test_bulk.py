@@ -21,8 +21,10 @@ from client.cli import main
 from client.errors import OutputError, ServerUnreachable
 from client.images import sample_photographs
 from client.sources import expand
+from export.config import Serving
+from export.pipeline import export
 from server.launcher import Ports, Server
-from tests.conftest import FREE_PORTS
+from tests.conftest import FREE_PORTS, QUIET, tiny_request
 from tests.export.test_repository import mounted
 
 
@@ -136,6 +138,21 @@ def test_a_server_that_does_not_come_back(repository, photos, tmp_path):
         classifier = Classifier(server.url, "tiny_onnx", link=Link(retries=0))
     with classifier, pytest.raises(ServerUnreachable):
         classify_into(output, lambda: expand([str(photos)]), classifier, top=1, patience_s=0.5)
+
+
+def test_what_a_full_queue_refuses_is_asked_again_by_the_next_run(photos, tmp_path, capsys):
+    """One request may wait, and it waits 50 ms for company: of sixteen at once, most are refused."""
+    repository, output = tmp_path / "models", tmp_path / "answers.jsonl"
+    serving = Serving(max_batch=4, queue_size=1, queue_delay_us=50_000)
+    export(tiny_request(repository, serving=serving), QUIET)
+    with Server(repository, ports=FREE_PORTS) as server:
+        command = ["bulk", str(photos), "--output", str(output), "--url", server.url, "--batch", "1"]
+        assert main([*command, "--in-flight", "16"]) == 1
+        assert "refused by the server and left for the next run" in capsys.readouterr().err
+        assert 0 < len(lines(output)) < 40
+        assert main([*command, "--in-flight", "1"]) in (0, 1)
+        assert "refused" not in capsys.readouterr().err
+    assert_whole(output, photos)
 
 
 def test_ctrl_c_and_going_on(server, photos, tmp_path):

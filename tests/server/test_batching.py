@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from server.backends.batching import run_together
+from server.backends.selection import artifact_filename
 
 
 class Recorder:
@@ -27,6 +29,25 @@ def equal(answer: np.ndarray | Exception, expected: np.ndarray) -> None:
 
 def rows(*values: float) -> np.ndarray:
     return np.array(values, np.float32)[:, None]
+
+
+@pytest.mark.parametrize(
+    ("device", "capability", "filename"),
+    [
+        ("cuda:0", (9, 0), "model_sm90.plan"),
+        ("cuda:1", (8, 9), "model_sm89.plan"),
+        ("cuda:0", (7, 5), "model.plan"),
+        ("cpu", None, "model.plan"),
+    ],
+)
+def test_the_artifact_for_a_gpu_is_chosen_by_its_compute_capability(monkeypatch, device, capability, filename):
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda asked: capability)
+    config = {"cc_model_filenames": {"8.9": "model_sm89.plan", "9.0": "model_sm90.plan"}, "default_model_filename": ""}
+    assert artifact_filename(config, "model.plan", device) == filename
+
+
+def test_a_config_may_name_its_artifact():
+    assert artifact_filename({"default_model_filename": "other.onnx"}, "model.onnx", "cpu") == "other.onnx"
 
 
 def test_one_run_for_all_and_each_gets_its_rows():
