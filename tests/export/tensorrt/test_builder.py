@@ -147,7 +147,7 @@ def test_ctrl_c_ends_a_build(h100, half_onnx, tmp_path):
         def step(self, phase, done):
             super().step(phase, done)
             subprocess.run(["kill", "-INT", str(os.getpid())])  # as from a terminal: a signal of our own would come to this thread
-            time.sleep(1)  # the main thread wakes up and cancels
+            time.sleep(2)  # the main thread wakes up and cancels
 
     notes = Impatient()
     with pytest.raises(KeyboardInterrupt):
