@@ -29,7 +29,8 @@ class TensorRT(Runtime):
         except OSError as error:
             raise ArtifactError(f"{artifact} cannot be read: {error.strerror}") from None
         with torch.cuda.device(self._device):
-            engine = trt.Runtime(self._log).deserialize_cuda_engine(plan)
+            self._runtime = trt.Runtime(self._log)  # it must outlive its engine
+            engine = self._runtime.deserialize_cuda_engine(plan)
             if engine is None:
                 raise ArtifactError(f"{artifact} cannot be loaded by TensorRT {trt.__version__} on this GPU: {self._log.last}")
             self._engine = engine

@@ -123,7 +123,8 @@ def test_standard_input(picture, monkeypatch):
         load_image("-")
 
 
-def test_urls(picture):
+def test_urls(picture, monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
     content = encoded(picture, "PNG")
 
     class Handler(http.server.BaseHTTPRequestHandler):
