@@ -83,7 +83,7 @@ lock: ## write both requirements files anew from pyproject.toml
 	for each in cpu:requirements.lock cuda:requirements-gpu.lock; do \
 	  $(VENV)-lock/bin/pip-compile --quiet --upgrade --extra dev --extra $${each%:*} --strip-extras --no-emit-index-url \
 	    --no-emit-find-links --no-emit-options --output-file $${each#*:} pyproject.toml || exit; done
-	@sed -i 's/\(==[0-9.]*\)+cpu/\1/' requirements*.lock
+	@sed -i 's/\(==[0-9.]*\)+cpu/\1/; /^seresnext101-triton @/,+1d' requirements*.lock # not the project itself, by its path here
 	@grep -o 'tensorrt==[0-9.]*' pyproject.toml >> requirements-gpu.lock # it pins its own parts
 	@rm -rf $(VENV)-lock
 

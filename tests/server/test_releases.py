@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 from server import TRITON_RELEASE
 from server.errors import ReleaseError
 from server.releases import RELEASES, release
+
+PROJECT = Path(__file__).parents[2]
 
 
 def loads(name: str, tensorrt: str, *, version_compatible: bool = False) -> bool:
@@ -62,7 +65,7 @@ def test_an_unknown_release():
 
 
 def test_the_gpu_extra_installs_what_the_default_release_loads():
-    extras = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = tomllib.loads(PROJECT.joinpath("pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert f"tensorrt=={release(TRITON_RELEASE).tensorrt}" in extras["gpu"]
 
 
@@ -76,3 +79,10 @@ def test_releases_grow():
         assert all(new >= old or new == old[: len(new)] for old, new in zip(earlier, later, strict=True))
     plans = [tuple(map(int, row.tensorrt.split("."))) for row in RELEASES.values() if row.tensorrt]
     assert plans == sorted(plans)
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-gpu.lock"])
+def test_the_locks_name_versions_and_nothing_of_the_machine_they_were_made_on(name):
+    lines = [line for line in PROJECT.joinpath(name).read_text().splitlines() if line and not line.lstrip().startswith("#")]
+    assert len(lines) > 50
+    assert all(re.fullmatch(r"[a-zA-Z0-9._-]+==[0-9][0-9a-z.]*", line) for line in lines)
