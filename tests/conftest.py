@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from export.network import ARCHITECTURES
 from export.pipeline import Outcome, Request, export
 from export.reporting import Reporter
 from server.launcher import Ports, Server
+
+# A shell starts what it runs in the background with SIGINT ignored, and children inherit that; the tests of Ctrl-C want it heeded.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY = ARCHITECTURES["se-resnext-tiny"]
 PREPROCESSING = Preprocessing(resize=72, crop=64)
