@@ -36,8 +36,8 @@ class SharedTensors:
         self._usable = True
 
     @contextmanager
-    def filled(self, client: Any, tensor: Any, batch: np.ndarray) -> Iterator[bool]:
-        """Put a batch into an input tensor for the time of a request; yields whether memory is shared for it.
+    def filled(self, client: Any, tensor: Any, batch: np.ndarray) -> Iterator[None]:
+        """Put a batch into an input tensor for the time of a request.
 
         Args:
             client: tritonclient's, to register a new region with.
@@ -47,14 +47,14 @@ class SharedTensors:
         region = self._take(client, batch.nbytes) if self._usable else None
         if region is None:
             tensor.set_data_from_numpy(batch)
-            yield False
+            yield
             return
         from tritonclient.utils import shared_memory
 
         try:
             shared_memory.set_shared_memory_region(region.handle, [batch])
             tensor.set_shared_memory(region.name, batch.nbytes)
-            yield True
+            yield
         finally:
             with self._lock:
                 self._free.append(region)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 from google.protobuf import json_format
@@ -15,8 +16,6 @@ from tritonclient.utils import InferenceServerException
 
 from client.errors import ClientError
 from client.shared_memory import SharedTensors
-
-Answer = TypeVar("Answer")
 
 PROTOCOLS = ("grpc", "http")
 COMPRESSIONS = ("gzip", "deflate")
@@ -165,16 +164,8 @@ class Grpc:
         return self._client.get_model_config(model, version, **self._options).config
 
     def infer(self, model: str, version: str, input: str, batch: np.ndarray, output: str, classes: int) -> np.ndarray | None:
-        wanted = [self._triton.InferRequestedOutput(output, class_count=classes)]
-        options = self._options | {"compression_algorithm": self._link.compression}
-
-        def send(tensor: Any) -> np.ndarray | None:
-            answer: np.ndarray | None = self._client.infer(model, [tensor], version, outputs=wanted, **options).as_numpy(output)
-            return answer
-
-        return _handed_over(
-            self._shared, self._client, lambda: self._triton.InferInput(input, list(batch.shape), _TRITON_TYPES[batch.dtype]), batch, send
-        )
+        ask = partial(self._client.infer, model, model_version=version, compression_algorithm=self._link.compression, **self._options)
+        return _infer(self._triton, self._client, self._shared, ask, input, batch, output, classes)
 
     def close(self) -> None:
         if self._shared:
@@ -247,16 +238,9 @@ class Http:
             raise ConnectionError(str(error)) from None
 
     def infer(self, model: str, version: str, input: str, batch: np.ndarray, output: str, classes: int) -> np.ndarray | None:
-        wanted = [self._triton.InferRequestedOutput(output, class_count=classes)]
         compression = {f"{way}_compression_algorithm": self._link.compression for way in ("request", "response")}
-
-        def send(tensor: Any) -> np.ndarray | None:
-            answer: np.ndarray | None = self._ask("infer", model, [tensor], version, outputs=wanted, **compression).as_numpy(output)
-            return answer
-
-        return _handed_over(
-            self._shared, self._client, lambda: self._triton.InferInput(input, list(batch.shape), _TRITON_TYPES[batch.dtype]), batch, send
-        )
+        ask = partial(self._ask, "infer", model, model_version=version, **compression)
+        return _infer(self._triton, self._client, self._shared, ask, input, batch, output, classes)
 
     def close(self) -> None:
         if self._shared:
@@ -265,21 +249,38 @@ class Http:
             self._threads.client.close()
 
 
-def _handed_over(
-    shared: SharedTensors | None, client: Any, make: Callable[[], Any], batch: np.ndarray, send: Callable[[Any], Answer]
-) -> Answer:
-    """Send a request with its batch in shared memory where that is wanted and possible, else in the request."""
+def _infer(
+    triton: Any,
+    client: Any,
+    shared: SharedTensors | None,
+    ask: Callable[..., Any],
+    input: str,
+    batch: np.ndarray,
+    output: str,
+    classes: int,
+) -> np.ndarray | None:
+    """One request, in the words that tritonclient has for both protocols.
+
+    The batch is handed over in shared memory where that is wanted and possible, else in the request.
+    """
+    wanted = [triton.InferRequestedOutput(output, class_count=classes)]
+
+    def send() -> np.ndarray | None:
+        answer: np.ndarray | None = ask(inputs=[tensor], outputs=wanted).as_numpy(output)
+        return answer
+
     if shared:
+        tensor = triton.InferInput(input, list(batch.shape), _TRITON_TYPES[batch.dtype])
         try:
-            with shared.filled(client, tensor := make(), batch):
-                return send(tensor)
+            with shared.filled(client, tensor, batch):
+                return send()
         except InferenceServerException as error:
             if "shared memory" not in str(error):
                 raise
             shared.give_up(error)  # a server that was started anew knows no region
-    tensor = make()
+    tensor = triton.InferInput(input, list(batch.shape), _TRITON_TYPES[batch.dtype])
     tensor.set_data_from_numpy(batch)
-    return send(tensor)
+    return send()
 
 
 def _proxy_options(url: str) -> list[tuple[str, int]]:
