@@ -1,9 +1,8 @@
-"""Classifies folders of any size into a file of JSON lines that can be interrupted at any moment and gone on with."""
+"""Classifies folders of any size into a file of answers that can be interrupted at any moment and gone on with."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from itertools import filterfalse
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from client.classifier import Classifier
 from client.errors import ImageError, OutputError, ServerUnreachable
 from client.pipeline import Answer
+from client.records import Records, records_at
 
 
 @dataclass
@@ -20,8 +20,8 @@ class Tally:
     Attributes:
         before: Images that an earlier run had answered.
         answered: Images that this one has.
-        unreadable: Of those, files that are no images; their line says why.
-        refused: Images that the server refused; they have no line, and the next run asks again.
+        unreadable: Of those, files that are no images; their record says why.
+        refused: Images that the server refused; they have no record, and the next run asks again.
     """
 
     before: int = 0
@@ -42,10 +42,10 @@ def classify_into(
     progress: Callable[[Tally], None] = lambda tally: None,
     note: Callable[[str], None] = lambda line: None,
 ) -> Tally:
-    """Write one line for each image, in the order in which they are answered. An image that has a line is not asked again.
+    """Record one answer for each image, in the order in which they are answered. An image that has one is not asked again.
 
     Args:
-        output: The file; what it holds already is kept.
+        output: A file of JSON lines, or a folder of Parquet files where its name ends in `.parquet`; what it holds already is kept.
         images: Gives the images, anew each time.
         classifier: Whom to ask.
         top: How many predictions for each.
@@ -60,18 +60,18 @@ def classify_into(
         ServerUnreachable: The server did not come back in time. Every answer it gave is in the file.
         ModelUnavailable: The model is not served any more; likewise.
     """
-    done = _resume(output, classifier)
+    records = records_at(output)
+    done = records.images(classifier.model.name)
     tally = Tally(before=len(done))
     progress(tally)
     try:
-        with output.open("a", encoding="utf-8") as file:
+        with records:
             while True:
                 remaining = filterfalse(done.__contains__, images())
                 answers = classifier.stream(remaining, top=top, batch=batch, in_flight=in_flight, ordered=False)
                 try:
                     for answer in answers:
-                        _write(file.write, answer, classifier, tally, done)
-                        file.flush()
+                        _record(records, answer, classifier, tally, done)
                         progress(tally)
                     return tally
                 except ServerUnreachable as error:
@@ -81,52 +81,19 @@ def classify_into(
                     classifier.wait_until_ready(patience_s)
                     note("It is back.")
     except OSError as error:
-        raise OutputError(f"{output} cannot be written: {error.strerror}. What it holds is whole; run again to go on") from None
+        raise OutputError(f"{output} cannot be written: {error.strerror or error}. What it holds is whole; run again to go on") from None
 
 
-def _write(write: Callable[[str], object], answer: Answer, classifier: Classifier, tally: Tally, done: set[str]) -> None:
-    line: dict[str, object] = {"image": str(answer.image), "model": classifier.model.name, "version": classifier.model.version}
+def _record(records: Records, answer: Answer, classifier: Classifier, tally: Tally, done: set[str]) -> None:
+    record: dict[str, object] = {"image": str(answer.image), "model": classifier.model.name, "version": classifier.model.version}
     if answer.error is None:
-        line["predictions"] = [asdict(prediction) for prediction in answer.predictions]
+        record["predictions"] = [asdict(prediction) for prediction in answer.predictions]
     elif isinstance(answer.error, ImageError):
-        line["error"] = str(answer.error)
+        record["error"] = str(answer.error)
         tally.unreadable += 1
     else:
         tally.refused += 1
         return
-    write(json.dumps(line, ensure_ascii=False) + "\n")
+    records.append(record)
     done.add(str(answer.image))
     tally.answered += 1
-
-
-def _resume(output: Path, classifier: Classifier) -> set[str]:
-    """The images that have a line. A last line that was cut off is removed.
-
-    Raises:
-        OutputError: The file holds something else, or answers of another model.
-    """
-    if not output.exists():
-        return set()
-    done = set()
-    whole = 0
-    try:
-        for line in _whole_lines(output):
-            entry = json.loads(line)
-            done.add(entry["image"])
-            if entry["model"] != classifier.model.name:
-                raise OutputError(f"{output} holds answers of {entry['model']}, not of {classifier.model.name}: name another file")
-            whole += len(line)
-        with output.open("r+b") as file:
-            file.truncate(whole)
-    except (ValueError, KeyError, TypeError):
-        raise OutputError(f"{output} holds something else than the lines of an earlier run: name another file") from None
-    except OSError as error:
-        raise OutputError(f"{output} cannot be read: {error.strerror}") from None
-    return done
-
-
-def _whole_lines(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                yield line

@@ -6,7 +6,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,7 +76,13 @@ def _parser() -> argparse.ArgumentParser:
 
     bulk = commands.add_parser("bulk", help="classify a folder of any size into a file, and go on after an interruption")
     bulk.add_argument("images", nargs="+", metavar="IMAGE", help="a folder, file, pattern or URL")
-    bulk.add_argument("--output", type=Path, required=True, metavar="JSONL", help="one JSON line for each image; what it holds is kept")
+    bulk.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="FILE.jsonl, one JSON line for each image; or FILE.parquet, a folder of Parquet; what it holds is kept",
+    )
     bulk.add_argument("--model", metavar="NAME", help="may be left out where the server serves one model")
     bulk.add_argument("--version", default="", metavar="N", help="of the model (default: the server's choice)")
     bulk.add_argument("--top", type=positive, default=5, metavar="K", help="classes for each image (default: 5)")
@@ -165,7 +171,7 @@ def _ask(classifier: Classifier, images: Sequence[str], options: argparse.Namesp
 
     served = classifier.model
     answers = Answers(served.name, served.version, served.untrained)
-    with _progress(len(images)) as advance:
+    with _progress(images.__len__) as advance:
         for answer in classifier.stream(images, top=options.top, batch=options.batch, in_flight=options.in_flight):
             if answer.error:
                 answers.errors[str(answer.image)] = str(answer.error)
@@ -182,7 +188,7 @@ def _bulk(options: argparse.Namespace) -> int:
     if "-" in options.images:
         raise ClientError("standard input can be read once, and a bulk run must be able to begin again: name files")
     seen = Tally()
-    with _classifier(options, options.model) as classifier, _progress(sum(1 for _ in expand(options.images))) as advance:
+    with _classifier(options, options.model) as classifier, _progress(lambda: sum(1 for _ in expand(options.images))) as advance:
 
         def show(tally: Tally) -> None:
             advance(tally.before + tally.answered + tally.refused - seen.before - seen.answered - seen.refused)
@@ -210,7 +216,7 @@ def _bulk(options: argparse.Namespace) -> int:
 def _summary(before: int, answered: int, unreadable: int, refused: int, output: Path) -> str:
     parts = [f"{output}: {before + answered} images"]
     parts += [f"{before} of them from earlier runs"] * bool(before)
-    parts += [f"{unreadable} unreadable, as their lines say"] * bool(unreadable)
+    parts += [f"{unreadable} unreadable, as their records say"] * bool(unreadable)
     parts += [f"{refused} refused by the server and left for the next run"] * bool(refused)
     return ", ".join(parts)
 
@@ -223,7 +229,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     for model in options.model or [None]:
         with _classifier(options, model) as classifier:
             truth = read_truth(options.source, classifier.model.classes)
-            with _progress(len(truth)) as advance:
+            with _progress(truth.__len__) as advance:
                 evaluations.append(evaluate(classifier, truth, lambda: advance(1)))
     compared = len(evaluations) == 2
     agreed = agreement(evaluations[0], evaluations[1]) if compared else None
@@ -296,13 +302,13 @@ def _health(options: argparse.Namespace) -> int:
     return 0
 
 
-def _progress(total: int):  # type: ignore[no-untyped-def]
-    """A bar on standard error with images a second, where a person looks on and the work is long."""
+def _progress(count: Callable[[], int]):  # type: ignore[no-untyped-def]
+    """A bar on standard error with images a second, where a person looks on and the work is long. Only then is the work counted."""
     from contextlib import contextmanager
 
     @contextmanager
     def bar():  # type: ignore[no-untyped-def]
-        if total < 32 or not sys.stderr.isatty():
+        if not sys.stderr.isatty() or (total := count()) < 32:
             yield lambda count: None
             return
         from rich.console import Console
@@ -312,8 +318,8 @@ def _progress(total: int):  # type: ignore[no-untyped-def]
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task("", total=total, rate="")
 
-            def advance(count: int) -> None:
-                progress.advance(task, count)
+            def advance(images: int) -> None:
+                progress.advance(task, images)
                 speed = progress.tasks[0].speed
                 progress.update(task, rate=f"{speed:.0f} images/s" if speed else "")
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from PIL import Image
@@ -90,13 +89,6 @@ class Preprocessing:
         except ValueError as error:
             raise ContractError(f"the model's preprocessing parameters cannot be read: {error}") from None
 
-    @cached_property
-    def _table(self) -> np.ndarray:
-        """What each of the 256 values of a channel becomes, float32 [3, 256]: the steps of ToTensor and Normalize, done once."""
-        unit = np.arange(256, dtype=np.float32) / np.float32(255)
-        mean, std = (np.array(values, np.float32)[:, None] for values in (self.mean, self.std))
-        return (unit - mean) / std
-
     def __call__(self, image: Image.Image, out: np.ndarray | None = None) -> np.ndarray:
         """Prepare one image, bit for bit as torchvision's Resize, CenterCrop, ToTensor and Normalize do on Pillow images.
 
@@ -107,14 +99,20 @@ class Preprocessing:
         Returns:
             float32 [3, crop, crop].
         """
-        pixels = self.pixels(image)
         tensor = np.empty((3, self.crop, self.crop), np.float32) if out is None else out
-        for channel, table in enumerate(self._table):
-            np.take(table, pixels[:, :, channel], out=tensor[channel], mode="clip")
+        # Arithmetic on whole channels: a table of the 256 results took four times as long.
+        for values, band, mean, std in zip(tensor, self._window(image).split(), self.mean, self.std, strict=True):
+            values[...] = band
+            values /= np.float32(255)
+            values -= np.float32(mean)
+            values /= np.float32(std)
         return tensor
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """The part of an image that the network sees, uint8 [crop, crop, 3]."""
+        return np.asarray(self._window(image))
+
+    def _window(self, image: Image.Image) -> Image.Image:
         if image.mode != "RGB":
             image = image.convert("RGB")
         width, height = image.size
@@ -125,4 +123,4 @@ class Preprocessing:
             # The whole picture, although a crop follows: which pass Pillow does first depends on the sizes, and rounding on that.
             image = image.resize(size, _INTERPOLATIONS[self.interpolation])
         left, top = (round((side - self.crop) / 2.0) for side in size)
-        return np.asarray(image.crop((left, top, left + self.crop, top + self.crop)))
+        return image.crop((left, top, left + self.crop, top + self.crop))

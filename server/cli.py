@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         help="the interface to listen on (default: 127.0.0.1). The embedded server is of 24.10 and lacks later security fixes: "
         "serve others with --ngc",
     )
+    parser.add_argument("--control", action="store_true", help="let clients load, reload and unload models")
     parser.add_argument("--verbose", action="store_true", help="show the server's whole log, not just its errors")
     parser.add_argument("--ngc", action="store_true", help="print and run the `docker run` line of NVIDIA's image instead")
     parser.add_argument("--release", default=TRITON_RELEASE, metavar="YY.MM", help=f"of that image (default: {TRITON_RELEASE})")
@@ -78,7 +79,14 @@ def _serve(options: argparse.Namespace) -> int:
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     ports = Ports(options.grpc_port, options.http_port, options.metrics_port)
-    server = Server(options.repository, ports=ports, address=options.address, verbose=options.verbose, only=options.model)
+    server = Server(
+        options.repository,
+        ports=ports,
+        address=options.address,
+        verbose=options.verbose,
+        only=options.model,
+        control=options.control,
+    )
     try:
         _say(f"loading {options.repository} ...")
         with server:

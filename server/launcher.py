@@ -101,6 +101,7 @@ class Server:
         address: The interface to listen on; the embedded server's core lacks later security fixes, so this machine only by default.
         verbose: Copy the server's whole log to standard error, and not just its errors.
         only: Names of the models to serve; all of them where none is named.
+        control: Let clients load and unload models, with another config too.
 
     Attributes:
         ports: Where it listens, once started.
@@ -115,9 +116,11 @@ class Server:
         address: str = LOCALHOST,
         verbose: bool = False,
         only: Sequence[str] = (),
+        control: bool = False,
     ) -> None:
         self.repository = repository
         self._only = only
+        self._control = ["--model-control-mode=explicit", "--load-model=*"] if control else ["--model-control-mode=none"]
         self.address = address
         self.ports = ports or Ports()
         self.models: list[ModelState] = []
@@ -238,7 +241,7 @@ class Server:
 
     def _arguments(self) -> list[str]:
         return [
-            "--model-control-mode=none",
+            *self._control,
             "--exit-on-error=false",  # so that the repository index can be asked for the reason
             "--strict-readiness=true",
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",

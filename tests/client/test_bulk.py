@@ -12,13 +12,15 @@ import threading
 import time
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
+import tritonclient.grpc as grpcclient
 from PIL import Image
 
 from client import Classifier, Link
 from client.bulk import classify_into
 from client.cli import main
-from client.errors import OutputError, ServerUnreachable
+from client.errors import ModelUnavailable, OutputError, ServerUnreachable
 from client.images import sample_photographs
 from client.sources import expand
 from export.config import Serving
@@ -57,7 +59,7 @@ def assert_whole(path: Path, photos: Path) -> None:
 def test_every_image_has_a_line(server, photos, tmp_path, capsys):
     output = tmp_path / "answers.jsonl"
     assert bulk(server, photos, "--output", output) == 1
-    assert f"{output}: 40 images, 1 unreadable, as their lines say" in capsys.readouterr().err
+    assert f"{output}: 40 images, 1 unreadable, as their records say" in capsys.readouterr().err
     assert_whole(output, photos)
     with Classifier(server.url, "tiny_onnx") as classifier:
         for entry in lines(output)[:3]:
@@ -138,6 +140,83 @@ def test_a_server_that_does_not_come_back(repository, photos, tmp_path):
         classifier = Classifier(server.url, "tiny_onnx", link=Link(retries=0))
     with classifier, pytest.raises(ServerUnreachable):
         classify_into(output, lambda: expand([str(photos)]), classifier, top=1, patience_s=0.5)
+
+
+def test_a_model_that_is_unloaded_under_way(repository, photos, tmp_path):
+    """The run ends with what was answered; when the model is back, the next goes on."""
+    output = tmp_path / "answers.jsonl"
+    with (
+        Server(repository, ports=FREE_PORTS, only=["tiny_onnx"], control=True) as server,
+        grpcclient.InferenceServerClient(server.url) as operator,
+        Classifier(server.url, "tiny_onnx") as classifier,
+    ):
+
+        def progress(tally):
+            if tally.answered == 10:
+                operator.unload_model("tiny_onnx")
+
+        def run(**options):
+            return classify_into(output, lambda: expand([str(photos)]), classifier, top=1, patience_s=60, batch=1, in_flight=1, **options)
+
+        with pytest.raises(ModelUnavailable, match="tiny_onnx"):
+            run(progress=progress)
+        assert 10 <= len(lines(output)) < 40
+        operator.load_model("tiny_onnx")
+        run()
+    assert_whole(output, photos)
+
+
+def parquet(folder: Path) -> list[dict]:
+    return pyarrow.parquet.read_table(folder).to_pylist()
+
+
+def test_parquet_says_what_json_lines_say(server, photos, tmp_path, monkeypatch):
+    """In several files, since one holds a limited number of rows."""
+    monkeypatch.setattr("client.records._ROWS", 16)
+    bulk(server, photos, "--output", tmp_path / "answers.jsonl")
+    assert bulk(server, photos, "--output", tmp_path / "answers.parquet") == 1
+    assert len(list((tmp_path / "answers.parquet").iterdir())) == 3
+    expected = {entry["image"]: entry for entry in lines(tmp_path / "answers.jsonl")}
+    rows = parquet(tmp_path / "answers.parquet")
+    assert len(rows) == len(expected) == 40
+    for row in rows:
+        entry = expected[row["image"]]
+        assert row["error"] == entry.get("error")
+        for one, other in zip(row["predictions"] or [], entry.get("predictions", []), strict=True):
+            assert one == other | {"probability": pytest.approx(other["probability"], rel=1e-6)}
+
+
+def test_a_killed_parquet_run_is_gone_on_with(server, photos, tmp_path, monkeypatch):
+    """What was not in a file yet is asked again, and what a kill left of a file is no answer."""
+    monkeypatch.setattr("client.records._ROWS", 16)
+    output = tmp_path / "answers.parquet"
+    bulk(server, photos, "--output", output)
+    (output / "part-00001.parquet").rename(output / "part-00001.unfinished")
+    assert len(parquet(output / "part-00000.parquet")) == 16
+    bulk(server, photos, "--output", output)
+    rows = [row for path in output.glob("*.parquet") for row in parquet(path)]
+    assert sorted(row["image"] for row in rows) == sorted(map(str, photos.iterdir()))
+    assert bulk(server, photos, "--output", output) == 0
+
+
+def test_parquet_on_a_full_disk(server, photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("client.records._ROWS", 8)
+    with mounted(tmp_path / "disk", "size=8k"):
+        assert bulk(server, photos, "--output", tmp_path / "disk" / "answers.parquet") == 73
+        err = capsys.readouterr().err
+        assert "cannot be written" in err and "No space left on device" in err and err.count("\n") == 1
+        whole = [len(parquet(path)) for path in (tmp_path / "disk" / "answers.parquet").iterdir()]
+        assert whole and set(whole) == {8}
+
+
+def test_parquet_of_another_model_is_left_alone(server, photos, tmp_path, capsys):
+    output = tmp_path / "answers.parquet"
+    assert main(["bulk", str(photos), "--output", str(output), "--model", "tiny_torchscript", "--url", server.url]) == 1
+    assert bulk(server, photos, "--output", output) == 73
+    assert "holds answers of tiny_torchscript, not of tiny_onnx" in capsys.readouterr().err
+    (output / "part-00007.parquet").write_bytes(b"nothing")
+    assert bulk(server, photos, "--output", output) == 73
+    assert "holds something else" in capsys.readouterr().err
 
 
 def test_what_a_full_queue_refuses_is_asked_again_by_the_next_run(photos, tmp_path, capsys):
