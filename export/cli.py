@@ -138,9 +138,15 @@ def _parser() -> argparse.ArgumentParser:
     serving.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where Triton runs the models (default: cpu)")
     serving.add_argument("--instances", type=int, default=0, metavar="N", help="copies that run at the same time (default: 1; on a GPU 2)")
     serving.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads of one run (default: 0, the runtime's choice)")
-    serving.add_argument("--queue-size", type=int, default=128, metavar="N", help="requests that may wait (default: 128)")
     serving.add_argument(
-        "--queue-timeout", type=int, default=10_000, metavar="MS", help="how long one may wait before it is rejected (default: 10000)"
+        "--queue-size",
+        type=int,
+        default=0,
+        metavar="N",
+        help="requests that may wait (default: 0, any number; a bound costs latency, see README)",
+    )
+    serving.add_argument(
+        "--queue-timeout", type=int, default=0, metavar="MS", help="how long one may wait before it is rejected (default: 0, any time)"
     )
     serving.add_argument("--queue-delay", type=int, default=0, metavar="US", help="how long to wait for a fuller batch (default: 0)")
 

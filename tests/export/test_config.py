@@ -74,6 +74,13 @@ def test_it_says_all_that_triton_needs(format):
     assert config.parameters[FORMATS[format].thread_parameter].string_value == "3"
 
 
+def test_the_queue_has_no_policy_unless_asked_for():
+    """With one, requests lie in the queue for half a second: tests/server/test_backends.py."""
+    assert build().HasField("dynamic_batching")
+    assert not build().dynamic_batching.HasField("default_queue_policy")
+    assert build(serving=Serving(queue_timeout_ms=5)).dynamic_batching.default_queue_policy.max_queue_size == 0
+
+
 def test_it_says_all_that_a_client_needs():
     contract = Preprocessing(resize=320, crop=288, mean=(0.5, 0.5, 0.5))
     config = build(preprocessing=contract, output=OutputKind.LOGITS)
@@ -161,7 +168,7 @@ def test_the_text_can_be_read_back():
     [
         ({"max_batch": 0}, "max_batch must be at least 1"),
         ({"instances": -1}, "instances must not be negative"),
-        ({"queue_size": 0}, "queue_size must be at least 1"),
+        ({"queue_size": -1}, "queue_size must not be negative"),
         ({"threads": -1}, "threads must not be negative"),
         ({"device": "tpu"}, "device must be one of cpu, gpu"),
     ],

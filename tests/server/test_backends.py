@@ -80,6 +80,24 @@ def test_concurrent_requests_become_one_batch(client):
     assert after.execution_count - before.execution_count < 8
 
 
+def test_no_request_is_left_lying_in_the_queue(server):
+    """Four clients that ask without a pause: with a queue policy, Triton's batcher finds some requests half a second late."""
+    batch = np.zeros((1, 3, 64, 64), np.float32)
+
+    def ask_on(_: int) -> list[float]:
+        times = []
+        with triton.InferenceServerClient(server.url) as own:
+            for _ in range(150):
+                started = time.monotonic()
+                ask(own, "tiny_onnx", batch)
+                times.append(time.monotonic() - started)
+        return times
+
+    with ThreadPoolExecutor(4) as pool:
+        slow = [seconds for times in pool.map(ask_on, range(4)) for seconds in times if seconds > 0.5]
+    assert len(slow) < 3  # with a policy: dozens
+
+
 def test_every_model_was_warmed_up_at_batch_1_and_at_the_maximum(server):
     """Warmup runs are not counted as inferences; the log of a model's readiness comes after them, so readiness is the proof."""
     with Connection(server.url) as connection, triton.InferenceServerClient(server.url) as raw:
