@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo export export-gpu tensorrt-ngc serve serve-ngc classify test test-gpu lint format lock clean
+.PHONY: help install demo export export-gpu tensorrt-ngc serve serve-ngc classify perf-analyzer bench test test-gpu lint format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
@@ -62,7 +62,19 @@ serve-ngc: $(INSTALLED) ## the same with NVIDIA's image, in Docker
 classify: $(INSTALLED) ## classify IMAGES="a.jpg b.jpg" with MODEL=seresnext101_onnx of a running server
 	@$(BIN)/python -m client classify $(or $(IMAGES),$(PHOTOGRAPHS)) --model $(or $(MODEL),$(NAME)_onnx)
 
-test: $(INSTALLED) ## prove it: the tests, with the real tritonserver
+perf-analyzer: $(VENV)/perf_analyzer/perf_analyzer ## fetch NVIDIA's perf_analyzer
+
+$(VENV)/perf_analyzer/perf_analyzer: $(INSTALLED)
+	@$(BIN)/python -m perf install
+
+bench: perf-analyzer ## measure both models, served and raw, and write a report: about ten minutes
+	@test -e $(REPOSITORY)/$(NAME)_onnx/1 || $(BIN)/python -m export --weights $(or $(WEIGHTS),seeded) --repository $(REPOSITORY)
+	@$(BIN)/python -m perf sweep $(DEMO_MODELS) --repository $(REPOSITORY)
+	@$(BIN)/python -m perf compare raw:$(NAME)_torchscript $(NAME)_torchscript raw:$(NAME)_onnx $(NAME)_onnx --repository $(REPOSITORY) \
+	  --concurrency 4
+	@$(BIN)/python -m perf report
+
+test: $(INSTALLED) $(VENV)/perf_analyzer/perf_analyzer ## prove it: the tests, with the real tritonserver
 	$(BIN)/python -m pytest
 
 test-gpu: $(INSTALLED) ## the tests that need a GPU

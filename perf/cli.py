@@ -1,32 +1,60 @@
-"""The command line: `python -m perf overhead|precision|preprocessing`."""
+"""The command line: `python -m perf sweep|compare|raw|tune|report`, and three questions of our own."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 _EPILOG = """\
 examples:
-  python -m perf overhead
+  python -m perf install                                           NVIDIA's perf_analyzer, once
+  python -m perf sweep --model seresnext101_onnx --concurrency 1,2,4,8
+  python -m perf compare seresnext101_torchscript seresnext101_onnx raw:seresnext101_onnx
+  python -m perf compare seresnext101_onnx seresnext101_onnx@candidate:8001 --fail-under 0.97
+  python -m perf tune seresnext101_onnx --p99-ms 1000              and --undo
+  python -m perf report                                            one HTML page, Markdown, plots
   python -m perf overhead --rounds 100 --json
-  python -m perf preprocessing                 pictures to tensors, against torchvision and NVIDIA's helper
-  python -m perf precision --device cuda       on a GPU; written to perf/results/
+  python -m perf precision --device cuda
 
 exit codes:
-  0  measured
-  1  the repository cannot be served, or there is no such device
-  2  wrong usage
+  0   measured
+  1   what was asked for cannot be measured, or a comparison is below --fail-under; partial results are kept
+  2   wrong usage
+  69  no perf_analyzer, or no server answers
+  73  the results cannot be written
+  130 interrupted; what was measured is kept, and the same command goes on
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    from client.errors import ClientError
+    from export.errors import ExportError
+    from perf.errors import PerfError
+    from server.errors import ServerError
+
+    try:
+        return int(options.run(options))
+    except (PerfError, ClientError, ServerError, ExportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; what was measured is kept, and the same command goes on", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m perf",
-        description="Measure what serving costs, and what a precision is worth.",
+        description="Measure a Triton server with NVIDIA's perf_analyzer, and what a precision or a picture costs without one.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -60,8 +88,99 @@ def main(arguments: Sequence[str] | None = None) -> int:
     preprocessing.add_argument("--turns", type=int, default=15, metavar="N", help="of each way at each size (default: 15)")
     preprocessing.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     preprocessing.set_defaults(run=_preprocessing)
-    options = parser.parse_args(arguments)
-    return int(options.run(options))
+    _add_measuring(commands)
+    return parser
+
+
+def _add_measuring(commands: Any) -> None:
+    install = commands.add_parser("install", help="fetch NVIDIA's perf_analyzer into this environment")
+    install.set_defaults(run=_install)
+
+    sweep = commands.add_parser(
+        "sweep", help="every load on every model", description="One perf_analyzer for each load; a second run goes on."
+    )
+    _add_models(sweep)
+    sweep.add_argument("--batches", type=_numbers, default=(1,), metavar="N,N", help="images in one request (default: 1)")
+    sweep.add_argument("--concurrency", type=_numbers, default=(1, 2, 4, 8), metavar="N,N", help="requests under way (default: 1,2,4,8)")
+    sweep.add_argument("--rates", type=_numbers, default=(), metavar="N,N", help="requests a second, instead of concurrencies")
+    sweep.add_argument("--protocols", type=_protocols, default=("grpc",), metavar="P,P", help="grpc, http or both (default: grpc)")
+    sweep.add_argument("--shared-memory", action="store_true", help="each load also through system shared memory")
+    sweep.add_argument("--window", type=float, default=1.0, metavar="S", help="shortest measurement window (default: 1)")
+    sweep.add_argument("--again", action="store_true", help="measure also what the results hold already")
+    sweep.add_argument("--http-url", default="", metavar="HOST:PORT", help="with --url: where it speaks HTTP")
+
+    compare = commands.add_parser(
+        "compare",
+        help="two or more ways to answer, by turns",
+        description="Ratios to the first contestant, with 99 %% intervals. A contestant is a model of the repository, raw:MODEL (its "
+        "artifact in its runtime, with no server) or MODEL@HOST:PORT.",
+    )
+    compare.add_argument("contestants", nargs="+", metavar="CONTESTANT")
+    compare.add_argument("--batch", type=int, default=1, metavar="N", help="images in one request (default: 1)")
+    compare.add_argument("--concurrency", type=int, default=4, metavar="N", help="requests under way (default: 4)")
+    compare.add_argument("--rounds", type=int, default=8, metavar="N", help="turns of each (default: 8)")
+    compare.add_argument("--seconds", type=float, default=6.0, metavar="S", help="of one turn (default: 6)")
+    compare.add_argument("--fail-under", type=float, metavar="RATIO", help="exit code 1 where a ratio is certainly below it")
+
+    raw = commands.add_parser("raw", help="artifacts in their runtimes, with no server")
+    _add_models(raw)
+    raw.add_argument("--batches", type=_numbers, default=(1, 8), metavar="N,N", help="images in one run (default: 1,8)")
+    raw.add_argument("--turns", type=int, default=5, metavar="N", help="of each (default: 5)")
+    raw.add_argument("--seconds", type=float, default=3.0, metavar="S", help="of one turn (default: 3)")
+
+    tune = commands.add_parser(
+        "tune",
+        help="the best configuration under a bound on latency, written into config.pbtxt",
+        description="Tries instances and threads, then the largest batch, then the queue delay, each from the best so far; measures the "
+        "choice anew against the old configuration, by turns; and writes it if it is certainly faster.",
+    )
+    tune.add_argument("model", metavar="MODEL")
+    tune.add_argument("--p99-ms", type=float, metavar="MS", help="the 99th percentile that must be kept (default: none)")
+    tune.add_argument("--batch", type=int, default=1, metavar="N", help="images in one request (default: 1)")
+    tune.add_argument("--concurrency", type=int, default=8, metavar="N", help="requests under way (default: 8)")
+    tune.add_argument("--rounds", type=int, default=5, metavar="N", help="turns of each side in the confirmation (default: 5)")
+    tune.add_argument("--window", type=float, metavar="S", help="a third of one measurement (default: about 25 requests of one client)")
+    tune.add_argument("--dry-run", action="store_true", help="write nothing")
+    tune.add_argument("--undo", action="store_true", help="put back the configuration from before tuning")
+
+    report = commands.add_parser("report", help="results as one HTML page, Markdown tables and plots")
+    report.add_argument("files", nargs="*", type=Path, metavar="FILE", help="of results (default: --results)")
+    report.add_argument("--output", type=Path, default=Path("perf/results"), metavar="DIR", help="default: perf/results")
+
+    for command in (sweep, compare, raw, tune):
+        command.add_argument("--repository", type=Path, default=Path("model_repository"), metavar="DIR", help="default: model_repository")
+        command.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
+    for command in (sweep, compare):
+        command.add_argument("--url", default="", metavar="HOST:PORT", help="a server that runs already, instead of one on the repository")
+    for command in (sweep, compare, tune, report):
+        command.add_argument(
+            "--results", type=Path, default=Path("perf/results/results.jsonl"), metavar="FILE", help="default: perf/results/results.jsonl"
+        )
+    for name, command in (("sweep", sweep), ("compare", compare), ("raw", raw), ("tune", tune), ("report", report)):
+        command.set_defaults(run=partial(_measuring, name))
+
+
+def _add_models(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", action="append", metavar="NAME", help="may be repeated (default: all)")
+
+
+def _measuring(name: str, options: argparse.Namespace) -> int:
+    from perf import measuring
+
+    return int(getattr(measuring, f"run_{name}")(options))
+
+
+def _install(options: argparse.Namespace) -> int:
+    from perf import analyzer
+
+    print(f"{analyzer.install()} runs here")
+    return 0
+
+
+def _protocols(text: str) -> tuple[str, ...]:
+    if set(found := tuple(text.split(","))) <= {"grpc", "http"}:
+        return found
+    raise argparse.ArgumentTypeError(f"{text!r} is not grpc, http or grpc,http")
 
 
 def _precision(options: argparse.Namespace) -> int:
@@ -124,15 +243,9 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _overhead(options: argparse.Namespace) -> int:
-    from client.errors import ClientError
     from perf.overhead import measure
-    from server.errors import ServerError
 
-    try:
-        results = measure(options.repository, options.rounds)
-    except (ClientError, ServerError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    results = measure(options.repository, options.rounds)
     if options.json:
         document = [
             {"model": result.model, "added_ms": result.added[0], "added_ms_interval": result.added[1:], "equal": result.equal}

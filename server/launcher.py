@@ -137,6 +137,12 @@ class Server:
         host = LOCALHOST if self.address in _ANY_INTERFACE else self.address
         return f"{host}:{self.ports.grpc}"
 
+    @property
+    def pid(self) -> int:
+        """Of the process, once started."""
+        assert self._process is not None
+        return self._process.pid
+
     def __enter__(self) -> Server:
         try:
             self.start()

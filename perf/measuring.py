@@ -1,0 +1,188 @@
+"""What `sweep`, `compare`, `raw`, `tune` and `report` do and print."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from perf import report, results
+from perf.compare import Turn, compare
+from perf.errors import PerfError
+from perf.load import Generator, Load
+from perf.machine import circumstances
+from perf.raw import Raw
+from perf.serving import serving
+from perf.sweep import loads, sweep
+from perf.tune import Tuner, to_record, undo
+from server.launcher import served_models
+
+_RAW = "raw:"
+
+
+def run_sweep(options: argparse.Namespace) -> int:
+    """Measure every load; exit code 0 even where some are unstable, which the table says."""
+    models = options.model or ([] if options.url else [folder.name for folder in served_models(options.repository)])
+    with serving(options.repository, models, options.url, options.http_url) as subject:
+        wanted = loads(
+            models or subject.models(),
+            batches=options.batches,
+            concurrencies=options.concurrency,
+            rates=options.rates,
+            protocols=options.protocols,
+            shared_memory=options.shared_memory,
+        )
+        records = []
+        with _progress(len(wanted)) as (advance, note):
+            measured = sweep(subject, wanted, options.results, _command(), least_window_s=options.window, again=options.again, note=note)
+            for load, record in measured:
+                records.append(record)
+                advance()
+                note(f"{load}: {record['throughput']:.1f} images/s, p99 {record['latency']['p99']:.1f} ms")
+    results.write_csv(results.read(options.results), options.results.with_suffix(".csv"))
+    if options.json:
+        print(json.dumps(records, indent=2))
+        return 0
+    _print(report.POINT_HEADER, [report.point_row(record) for record in records])
+    print(f"written to {options.results} and {options.results.with_suffix('.csv')}")
+    return 0
+
+
+def run_compare(options: argparse.Namespace) -> int:
+    """Compare by turns; exit code 1 where a contestant is certainly slower than `--fail-under` allows."""
+    if len(options.contestants) < 2:
+        raise PerfError("a comparison needs two contestants at least: name models, raw:MODEL or MODEL@HOST:PORT")
+    # The same one twice is a fair question: is the difference that is seen more than noise?
+    names = [name if options.contestants.index(name) == index else f"{name} again" for index, name in enumerate(options.contestants)]
+    served = [name for name in options.contestants if not name.startswith(_RAW) and "@" not in name]
+    with ExitStack() as stack:
+        subject = stack.enter_context(serving(options.repository, sorted(set(served)), options.url)) if served else None
+        contestants = {
+            name: _turn(contestant, subject.url if subject else "", options, stack)
+            for name, contestant in zip(names, options.contestants, strict=True)
+        }
+        with _progress(len(contestants) * options.rounds) as (advance, _):
+            comparison = compare(contestants, options.rounds, advance)
+    ratios = {name: comparison.ratio(name) for name in names[1:]}
+    record: dict[str, Any] = {**circumstances(_command()), "rounds": options.rounds, "turns": dict(comparison.turns)}
+    record |= {
+        "batch": options.batch,
+        "concurrency": options.concurrency,
+        "ratios": {name: asdict(ratio) for name, ratio in ratios.items()},
+    }
+    stored = results.append(options.results, "comparison", record)
+    if options.json:
+        print(json.dumps(stored, indent=2))
+    else:
+        _print(*report.comparison_table(stored))
+    slow = [name for name, ratio in ratios.items() if options.fail_under and ratio.high < options.fail_under]
+    for name in slow:
+        print(f"error: {name} is certainly below {options.fail_under:g} times {names[0]}", file=sys.stderr)
+    return 1 if slow else 0
+
+
+def run_raw(options: argparse.Namespace) -> int:
+    """Run each artifact with no server."""
+    rows = []
+    for model in options.model or [folder.name for folder in served_models(options.repository)]:
+        for batch in options.batches:
+            raw = Raw(options.repository, model, batch)
+            turns = sorted(raw.turn(options.seconds) for _ in range(options.turns))
+            rows.append({"model": model, "batch": batch, "images_per_second": turns[len(turns) // 2], "turns": turns})
+    if options.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    _print(
+        ("model", "batch", "images/s, median", "lowest – highest"),
+        [
+            (row["model"], str(row["batch"]), f"{row['images_per_second']:.1f}", f"{row['turns'][0]:.1f} – {row['turns'][-1]:.1f}")
+            for row in rows
+        ],
+    )
+    return 0
+
+
+def run_tune(options: argparse.Namespace) -> int:
+    """Search and write the best configuration, or put the old one back."""
+    if options.undo:
+        undo(options.repository, options.model)
+        print(f"{options.repository / options.model / 'config.pbtxt'} is as it was before tuning")
+        return 0
+    load = Load(options.model, options.batch, options.concurrency)
+    with serving(options.repository, [options.model], control=True) as subject:
+        facts = subject.facts(options.model)
+        tuner = Tuner(subject, options.repository, load, options.p99_ms, window_s=options.window)
+        tuning = tuner.search(
+            options.rounds,
+            lambda trial: print(
+                f"{trial.step}: {trial.setting}: {trial.throughput:.1f} images/s, p99 {trial.p99_ms:.1f} ms{' over' * (not trial.within)}",
+                file=sys.stderr,
+            ),
+        )
+    record = {**circumstances(_command()), "model": facts, "load": asdict(load), "p99_ms": options.p99_ms, **to_record(tuning)}
+    stored = results.append(options.results, "tuning", record)
+    if tuning.chosen and not options.dry_run:
+        tuner.write(options.repository, tuning.chosen)
+    if options.json:
+        print(json.dumps(stored, indent=2))
+        return 0
+    _print(*report.tuning_table(stored))
+    print(report.verdict(stored))
+    if tuning.chosen and not options.dry_run:
+        print(f"written: {options.repository / options.model / 'config.pbtxt'}; `--undo` puts the old one back")
+    return 0
+
+
+def run_report(options: argparse.Namespace) -> int:
+    """Write the report of one or several files of results."""
+    records = [record for path in options.files or [options.results] for record in results.read(path)]
+    for path in report.write(records, options.output):
+        print(path)
+    return 0
+
+
+def _turn(contestant: str, url: str, options: argparse.Namespace, stack: ExitStack) -> Turn:
+    if contestant.startswith(_RAW):
+        raw = Raw(options.repository, contestant.removeprefix(_RAW), options.batch)
+        return lambda: raw.turn(options.seconds)
+    model, _, elsewhere = contestant.partition("@")
+    if elsewhere:
+        stack.enter_context(serving(options.repository, [model], elsewhere))
+    load = Load(model, options.batch, options.concurrency)
+    generator = stack.enter_context(Generator(elsewhere or url))
+    generator.window_s(load)  # warms up
+    return lambda: generator.turn(load, options.seconds).throughput
+
+
+def _command() -> str:
+    return shlex.join(["python", "-m", "perf", *sys.argv[1:]])
+
+
+def _print(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for index, column in enumerate(header):
+        table.add_column(column, justify="right" if index else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[tuple[Callable[[], None], Callable[[str], None]]]:
+    """A bar with the time that is left where a person looks on, else one line for each thing done."""
+    if not sys.stderr.isatty():
+        yield lambda: None, lambda line: print(line, file=sys.stderr)
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    with Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda: progress.advance(task), lambda line: progress.console.print(line, highlight=False)
