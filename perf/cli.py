@@ -17,6 +17,7 @@ examples:
   python -m perf sweep --model seresnext101_onnx --concurrency 1,2,4,8
   python -m perf compare seresnext101_torchscript seresnext101_onnx raw:seresnext101_onnx
   python -m perf compare seresnext101_onnx seresnext101_onnx@candidate:8001 --fail-under 0.97
+  python -m perf compare client:seresnext101_onnx peer:fastapi peer:litserve peer:pytriton
   python -m perf tune seresnext101_onnx --p99-ms 1000              and --undo
   python -m perf report                                            one HTML page, Markdown, plots
   python -m perf overhead --rounds 100 --json
@@ -113,13 +114,15 @@ def _add_measuring(commands: Any) -> None:
         "compare",
         help="two or more ways to answer, by turns",
         description="Ratios to the first contestant, with 99 %% intervals. A contestant is a model of the repository, raw:MODEL (its "
-        "artifact in its runtime, with no server) or MODEL@HOST:PORT.",
+        "artifact in its runtime, with no server), client:MODEL (photographs through this project's client), peer:fastapi, peer:litserve, "
+        "peer:pytriton (photographs to the eager network served otherwise) or MODEL@HOST:PORT.",
     )
     compare.add_argument("contestants", nargs="+", metavar="CONTESTANT")
     compare.add_argument("--batch", type=int, default=1, metavar="N", help="images in one request (default: 1)")
     compare.add_argument("--concurrency", type=int, default=4, metavar="N", help="requests under way (default: 4)")
     compare.add_argument("--rounds", type=int, default=8, metavar="N", help="turns of each (default: 8)")
     compare.add_argument("--seconds", type=float, default=6.0, metavar="S", help="of one turn (default: 6)")
+    compare.add_argument("--peer-architecture", default="se-resnext101-32x4d", metavar="NAME", help="of the peers' network")
     compare.add_argument("--fail-under", type=float, metavar="RATIO", help="exit code 1 where a ratio is certainly below it")
 
     raw = commands.add_parser("raw", help="artifacts in their runtimes, with no server")

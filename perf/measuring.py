@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from client import Classifier
 from perf import report, results
 from perf.compare import Turn, compare
 from perf.errors import PerfError
@@ -25,7 +26,7 @@ from perf.sweep import loads, sweep
 from perf.tune import Tuner, to_record, undo
 from server.launcher import served_models
 
-_RAW = "raw:"
+_RAW, _CLIENT, _PEER = "raw:", "client:", "peer:"
 
 
 def run_sweep(options: argparse.Namespace) -> int:
@@ -59,10 +60,10 @@ def run_sweep(options: argparse.Namespace) -> int:
 def run_compare(options: argparse.Namespace) -> int:
     """Compare by turns; exit code 1 where a contestant is certainly slower than `--fail-under` allows."""
     if len(options.contestants) < 2:
-        raise PerfError("a comparison needs two contestants at least: name models, raw:MODEL or MODEL@HOST:PORT")
+        raise PerfError("a comparison needs two contestants at least: name models, raw:MODEL, client:MODEL, peer:NAME or MODEL@HOST:PORT")
     # The same one twice is a fair question: is the difference that is seen more than noise?
     names = [name if options.contestants.index(name) == index else f"{name} again" for index, name in enumerate(options.contestants)]
-    served = [name for name in options.contestants if not name.startswith(_RAW) and "@" not in name]
+    served = [name.removeprefix(_CLIENT) for name in options.contestants if not name.startswith((_RAW, _PEER)) and "@" not in name]
     with ExitStack() as stack:
         subject = stack.enter_context(serving(options.repository, sorted(set(served)), options.url)) if served else None
         contestants = {
@@ -153,9 +154,20 @@ def _turn(contestant: str, url: str, options: argparse.Namespace, stack: ExitSta
     if contestant.startswith(_RAW):
         raw = Raw(options.repository, contestant.removeprefix(_RAW), options.batch)
         return lambda: raw.turn(options.seconds)
-    model, _, elsewhere = contestant.partition("@")
+    if contestant.startswith(_PEER):
+        from perf.peers.launch import closed_loop, peer
+
+        asks = stack.enter_context(peer(contestant.removeprefix(_PEER), options.concurrency, options.peer_architecture))
+        return lambda: closed_loop(asks, options.seconds)
+    model, _, elsewhere = contestant.removeprefix(_CLIENT).partition("@")
     if elsewhere:
         stack.enter_context(serving(options.repository, [model], elsewhere))
+    if contestant.startswith(_CLIENT):
+        from perf.peers.launch import closed_loop
+
+        classifier = stack.enter_context(Classifier(elsewhere or url, model))
+        people = [lambda file: [one.index for one in classifier.classify(file)]] * options.concurrency
+        return lambda: closed_loop(people, options.seconds)
     load = Load(model, options.batch, options.concurrency)
     generator = stack.enter_context(Generator(elsewhere or url))
     generator.window_s(load)  # warms up

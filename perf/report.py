@@ -15,7 +15,7 @@ from perf.results import Record
 
 _TITLE = "SE-ResNeXt101-32x4d on Triton"
 # DeepLearningExamples, PyTorch/Classification/ConvNets/triton/se-resnext101-32x4d/README.md: TensorRT with dynamic batching on one
-# V100 16 GB, Triton 20.07, gRPC, requests of one image, two instances. Concurrency, then images/s and p99 in ms in FP32, and the same in FP16.
+# V100 16 GB, Triton 20.07, gRPC, requests of one image, two instances.
 _NVIDIA_HEADER = ("concurrency", "FP32 images/s", "p99 ms", "FP16 images/s", "p99 ms")
 _NVIDIA_V100 = (
     ("1", "62.1", "16.3", "77.5", "13.1"),

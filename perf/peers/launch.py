@@ -1,0 +1,139 @@
+"""Starts a peer, and asks it as a person would: a photograph in, its top-5 out."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+import tritonclient.grpc as triton
+
+from client.images import sample_photographs
+from perf.errors import PerfError
+from perf.peers.network import ARCHITECTURE_VARIABLE, prepare, top5
+
+PEERS = ("fastapi", "litserve", "pytriton")
+_START_S = 120.0
+Ask = Callable[[bytes], list[int]]
+
+
+def closed_loop(asks: list[Ask], seconds: float) -> float:
+    """As many people as there are `asks`, each with one photograph after the other, for so long: images a second."""
+    files = [path.read_bytes() for path in sample_photographs()]
+    started = time.perf_counter()
+
+    def person(index: int) -> int:
+        count = 0
+        while time.perf_counter() - started < seconds:
+            asks[index](files[(index + count) % len(files)])
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(len(asks)) as people:
+        answered = sum(people.map(person, range(len(asks))))
+    return answered / (time.perf_counter() - started)
+
+
+@contextmanager
+def peer(name: str, people: int, architecture: str) -> Iterator[list[Ask]]:
+    """A running peer, and a way to ask it for each person.
+
+    Raises:
+        PerfError: There is no such peer, its package is missing, or it did not start.
+    """
+    if name not in PEERS:
+        raise PerfError(f"there is no peer {name}: choose from {', '.join(PEERS)}")
+    if find_spec(name) is None:
+        raise PerfError(f"{name} is not installed: pip install '.[peers]'")
+    port = _free_ports()
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"perf.peers.{name}", str(port)],
+        env=os.environ | {ARCHITECTURE_VARIABLE: architecture},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    said: list[str] = []
+    assert process.stderr is not None
+    threading.Thread(target=lambda stream: said.extend(stream), args=(process.stderr,), daemon=True).start()
+    try:
+        asks = [_pytriton(port + 1) if name == "pytriton" else _http(port) for _ in range(people)]
+        _wait(process, asks[0], said, name)
+        yield asks
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _wait(process: subprocess.Popen[str], ask: Ask, said: list[str], name: str) -> None:
+    file = sample_photographs()[0].read_bytes()
+    deadline = time.monotonic() + _START_S
+    while True:
+        try:
+            if len(ask(file)) == 5:
+                return
+        except (OSError, http.client.HTTPException, triton.InferenceServerException, ValueError):
+            time.sleep(0.3)
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise PerfError(f"{name} did not start: {said[-1].strip() if said else 'it said nothing'}")
+
+
+def _http(port: int) -> Ask:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+
+    def ask(file: bytes) -> list[int]:
+        try:
+            connection.request("POST", "/predict", file, {"Content-Type": "image/jpeg"})
+            response = connection.getresponse()
+            content = response.read()
+        except (OSError, http.client.HTTPException):
+            connection.close()
+            raise
+        if response.status != 200:
+            raise ValueError(f"{response.status}: {content[:200]!r}")
+        return list(json.loads(content))
+
+    return ask
+
+
+def _pytriton(port: int) -> Ask:
+    client = triton.InferenceServerClient(f"127.0.0.1:{port}")
+
+    def ask(file: bytes) -> list[int]:
+        tensor = triton.InferInput("image", [1, 3, 224, 224], "FP32")
+        tensor.set_data_from_numpy(prepare(file)[None])
+        return top5(client.infer("network", [tensor]).as_numpy("probabilities")[0])
+
+    return ask
+
+
+def _free_ports() -> int:
+    """The first of three ports in a row that are free."""
+    while True:
+        with socket.socket() as first:
+            first.bind(("127.0.0.1", 0))
+            port = int(first.getsockname()[1])
+            if port > 65000:
+                continue
+            try:
+                for other in (port + 1, port + 2):
+                    with socket.socket() as probe:
+                        probe.bind(("127.0.0.1", other))
+                return port
+            except OSError:
+                continue

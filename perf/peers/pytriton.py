@@ -1,0 +1,35 @@
+"""PyTriton: Triton around a Python function, with its dynamic batching. Its clients prepare the pictures."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+from pytriton.decorators import batch
+from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
+from pytriton.triton import Triton, TritonConfig
+
+from perf.peers.network import MAX_BATCH, Eager
+
+
+def main(port: int) -> None:
+    """Serve until ended; HTTP at `port`, gRPC and metrics on the two after it."""
+    network = Eager()
+
+    @batch
+    def infer(image: np.ndarray) -> dict[str, np.ndarray]:
+        return {"probabilities": network(image)}
+
+    with Triton(config=TritonConfig(http_port=port, grpc_port=port + 1, metrics_port=port + 2)) as triton:
+        triton.bind(
+            "network",
+            infer,
+            inputs=[Tensor(name="image", dtype=np.float32, shape=(3, 224, 224))],
+            outputs=[Tensor(name="probabilities", dtype=np.float32, shape=(-1,))],
+            config=ModelConfig(max_batch_size=MAX_BATCH, batcher=DynamicBatcher(max_queue_delay_microseconds=0)),
+        )
+        triton.serve()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
