@@ -22,7 +22,7 @@ _PYTHON_LIBRARY = f"libpython{_PYTHON}.so.1.0"
 
 # Tensors come and go with every request; without these, glibc gives their memory back to the kernel, which clears it anew (mallopt(3)).
 # Measured on 2 cores: none of 52,000 page faults left in a TorchScript run at batch 8, which took 7 % less time.
-_KEEP_FREED_MEMORY = {
+KEEP_FREED_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
     "MALLOC_TOP_PAD_": str(64 << 20),
@@ -83,7 +83,7 @@ def _embedded(workspace: Path) -> Installation:
         arguments=(f"--backend-directory={backends}", f"--cache-directory={triton / 'caches'}"),
         environment={
             "LD_LIBRARY_PATH": ":".join(filter(None, [str(libraries), str(libpython_folder()), os.environ.get("LD_LIBRARY_PATH")])),
-            **_KEEP_FREED_MEMORY,
+            **KEEP_FREED_MEMORY,
             # The stub embeds the interpreter that it finds first on PATH, with that interpreter's site-packages. Its own choice of
             # PYTHONHOME or PYTHONPATH would lead it to another.
             "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",

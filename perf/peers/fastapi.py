@@ -1,4 +1,4 @@
-"""FastAPI: a plain function in its thread pool, as its documentation advises for work that blocks; PyTorch uses all cores for each request."""
+"""FastAPI: a plain function in its thread pool, as its documentation advises for work that blocks."""
 
 from __future__ import annotations
 

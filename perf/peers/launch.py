@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import os
@@ -21,8 +22,8 @@ import tritonclient.grpc as triton
 from client.images import sample_photographs
 from perf.errors import PerfError
 from perf.peers.network import ARCHITECTURE_VARIABLE, prepare, top5
+from server.installation import libpython_folder
 
-PEERS = ("fastapi", "litserve", "pytriton")
 _START_S = 120.0
 Ask = Callable[[bytes], list[int]]
 
@@ -58,7 +59,8 @@ def peer(name: str, people: int, architecture: str) -> Iterator[list[Ask]]:
     port = _free_ports()
     process = subprocess.Popen(
         [sys.executable, "-m", f"perf.peers.{name}", str(port)],
-        env=os.environ | {ARCHITECTURE_VARIABLE: architecture},
+        # PyTriton's stub of Python needs the library of this very Python, as our own server's does.
+        env=os.environ | {ARCHITECTURE_VARIABLE: architecture, "LD_LIBRARY_PATH": str(libpython_folder())},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -68,7 +70,7 @@ def peer(name: str, people: int, architecture: str) -> Iterator[list[Ask]]:
     assert process.stderr is not None
     threading.Thread(target=lambda stream: said.extend(stream), args=(process.stderr,), daemon=True).start()
     try:
-        asks = [_pytriton(port + 1) if name == "pytriton" else _http(port) for _ in range(people)]
+        asks = [_ASKS[name](port) for _ in range(people)]
         _wait(process, asks[0], said, name)
         yield asks
     finally:
@@ -93,12 +95,12 @@ def _wait(process: subprocess.Popen[str], ask: Ask, said: list[str], name: str) 
             raise PerfError(f"{name} did not start: {said[-1].strip() if said else 'it said nothing'}")
 
 
-def _http(port: int) -> Ask:
+def _http(port: int, encode: Callable[[bytes], bytes] = lambda file: file, kind: str = "image/jpeg") -> Ask:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
 
     def ask(file: bytes) -> list[int]:
         try:
-            connection.request("POST", "/predict", file, {"Content-Type": "image/jpeg"})
+            connection.request("POST", "/predict", encode(file), {"Content-Type": kind})
             response = connection.getresponse()
             content = response.read()
         except (OSError, http.client.HTTPException):
@@ -111,8 +113,12 @@ def _http(port: int) -> Ask:
     return ask
 
 
+def _json(port: int) -> Ask:
+    return _http(port, lambda file: json.dumps({"image": base64.b64encode(file).decode()}).encode(), "application/json")
+
+
 def _pytriton(port: int) -> Ask:
-    client = triton.InferenceServerClient(f"127.0.0.1:{port}")
+    client = triton.InferenceServerClient(f"127.0.0.1:{port + 1}")
 
     def ask(file: bytes) -> list[int]:
         tensor = triton.InferInput("image", [1, 3, 224, 224], "FP32")
@@ -120,6 +126,10 @@ def _pytriton(port: int) -> Ask:
         return top5(client.infer("network", [tensor]).as_numpy("probabilities")[0])
 
     return ask
+
+
+_ASKS = {"fastapi": _http, "litserve": _json, "pytriton": _pytriton}
+PEERS = tuple(_ASKS)
 
 
 def _free_ports() -> int:

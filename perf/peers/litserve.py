@@ -1,25 +1,25 @@
-"""LitServe with its dynamic batching: up to eight pictures, 10 ms."""
+"""LitServe with its dynamic batching, up to eight pictures and 10 ms; a picture comes in JSON, as its documentation has it."""
 
 from __future__ import annotations
 
+import base64
 import sys
 from typing import Any
 
 import litserve
 import numpy as np
-from fastapi import Request
 
 from perf.peers.network import MAX_BATCH, Eager, prepare, top5
 
 
-class Service(litserve.LitAPI):
+class Service(litserve.LitAPI):  # type: ignore[misc]
     """Decodes, batches, answers."""
 
     def setup(self, device: str) -> None:
         self._network = Eager()
 
-    async def decode_request(self, request: Request) -> np.ndarray:
-        return prepare(await request.body())
+    def decode_request(self, request: dict[str, str]) -> np.ndarray:
+        return prepare(base64.b64decode(request["image"]))
 
     def batch(self, inputs: list[np.ndarray]) -> np.ndarray:
         return np.stack(inputs)

@@ -11,16 +11,19 @@ from pytriton.triton import Triton, TritonConfig
 
 from perf.peers.network import MAX_BATCH, Eager
 
+LOCALHOST = "127.0.0.1"
+
 
 def main(port: int) -> None:
     """Serve until ended; HTTP at `port`, gRPC and metrics on the two after it."""
     network = Eager()
 
-    @batch
+    @batch  # type: ignore[untyped-decorator]
     def infer(image: np.ndarray) -> dict[str, np.ndarray]:
         return {"probabilities": network(image)}
 
-    with Triton(config=TritonConfig(http_port=port, grpc_port=port + 1, metrics_port=port + 2)) as triton:
+    ports = TritonConfig(http_port=port, grpc_port=port + 1, metrics_port=port + 2, http_address=LOCALHOST, grpc_address=LOCALHOST)
+    with Triton(config=ports) as triton:
         triton.bind(
             "network",
             infer,

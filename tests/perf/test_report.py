@@ -10,7 +10,7 @@ from perf.cli import main
 from perf.errors import PerfError
 from perf.report import write
 
-AROUND = {
+AROUND: dict = {
     "measured": "2026-01-01T00:00:00+00:00",
     "command": "python -m perf sweep --model m",
     "commit": "abc",

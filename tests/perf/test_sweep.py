@@ -84,7 +84,7 @@ def test_the_server_that_it_starts_is_watched(repository, tmp_path):
 
 def test_a_model_that_never_gets_stable(tmp_path, capsys):
     """With a queue policy, Triton answers some requests half a second late, which is longer than a window here."""
-    export(tiny_request(tmp_path / "models", serving=Serving(max_batch=4, queue_size=64)), QUIET)
+    export(tiny_request(tmp_path / "models", formats=("onnx",), serving=Serving(max_batch=4, queue_size=64)), QUIET)
     results = tmp_path / "results.jsonl"
     with Server(tmp_path / "models", ports=FREE_PORTS, only=["tiny_onnx"]) as server:
         assert sweep(server, results, "--concurrency", "4") == 0
