@@ -21,7 +21,8 @@ from client.images import sample_photographs
 from perf import analyzer
 from perf.errors import AnalyzerFailed, Unstable
 
-_UNSTABLE = "Failed to obtain stable measurement"
+_UNSTABLE = ("Failed to obtain stable measurement", "No valid requests recorded within time interval")
+_LAST_WINDOW_S = 2.0  # at least, where nothing agreed
 _WINDOWS = 3  # that perf_analyzer wants to agree
 _ANY = 999  # percent: windows that always agree
 _RETRIES = 1
@@ -130,7 +131,7 @@ class Generator:
                 if attempt:
                     retried()
                 return self._run(load, window_s * 2**attempt, agreement=10)
-        return self.turn(load, window_s * 2**_RETRIES * _WINDOWS, stable=False)
+        return self._run(load, max(window_s * 2 ** (_RETRIES + 1), _LAST_WINDOW_S), agreement=_ANY, stable=False)
 
     def turn(self, load: Load, seconds: float, *, stable: bool = True) -> Measurement:
         """Measure for about so long, whatever it gives."""
@@ -187,12 +188,12 @@ def _run_group(command: list[str], environment: dict[str, str]) -> subprocess.Co
 
 
 def _failure(done: subprocess.CompletedProcess[str], load: Load) -> AnalyzerFailed:
-    said = done.stderr + done.stdout
-    if _UNSTABLE in said:
+    if any(sign in done.stderr + done.stdout for sign in _UNSTABLE):
         return Unstable(f"{load}: no three windows in a row agreed")
     if done.returncode < 0:
         return AnalyzerFailed(f"{load}: perf_analyzer was ended by {signal.Signals(-done.returncode).name}. Run again to go on")
-    reason = next((line.strip() for line in said.splitlines() if "error" in line.lower() or "fail" in line.lower()), "it said nothing")
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    reason = next((line for line in lines if "error" in line.lower() or "fail" in line.lower()), lines[-1] if lines else "it said nothing")
     return AnalyzerFailed(f"{load}: perf_analyzer ended with code {done.returncode}: {reason}")
 
 

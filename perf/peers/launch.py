@@ -6,7 +6,6 @@ import base64
 import http.client
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
 
+import psutil
 import tritonclient.grpc as triton
 
 from client.images import sample_photographs
@@ -74,12 +74,12 @@ def peer(name: str, people: int, architecture: str) -> Iterator[list[Ask]]:
         _wait(process, asks[0], said, name)
         yield asks
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        process.terminate()
+        _, alive = psutil.wait_procs(family, timeout=10)
+        for each in alive:  # LitServe's workers outlive it
+            each.kill()
+        process.wait()
 
 
 def _wait(process: subprocess.Popen[str], ask: Ask, said: list[str], name: str) -> None:
