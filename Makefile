@@ -71,7 +71,7 @@ bench: perf-analyzer ## measure both models, served and raw, and write a report:
 	@test -e $(REPOSITORY)/$(NAME)_onnx/1 || $(BIN)/python -m export --weights $(or $(WEIGHTS),seeded) --repository $(REPOSITORY)
 	@$(BIN)/python -m perf sweep $(DEMO_MODELS) --repository $(REPOSITORY)
 	@$(BIN)/python -m perf compare raw:$(NAME)_torchscript $(NAME)_torchscript raw:$(NAME)_onnx $(NAME)_onnx --repository $(REPOSITORY) \
-	  --concurrency 4
+	  --batch 8 --concurrency 2
 	@$(BIN)/python -m perf report
 
 test: $(INSTALLED) $(VENV)/perf_analyzer/perf_analyzer ## prove it: the tests, with the real tritonserver

@@ -15,7 +15,15 @@ from cycler import cycler
 
 from perf.results import Record
 
-_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's, which colour-blind people tell apart
+_COLORS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#777777",
+)  # Okabe and Ito's, which colour-blind people tell apart
 _STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,

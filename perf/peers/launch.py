@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http
 import http.client
 import json
 import os
@@ -89,7 +90,7 @@ def _wait(process: subprocess.Popen[str], ask: Ask, said: list[str], name: str) 
         try:
             if len(ask(file)) == 5:
                 return
-        except (OSError, http.client.HTTPException, triton.InferenceServerException, ValueError):
+        except (PerfError, triton.InferenceServerException):
             time.sleep(0.3)
         if process.poll() is not None or time.monotonic() > deadline:
             raise PerfError(f"{name} did not start: {said[-1].strip() if said else 'it said nothing'}")
@@ -98,7 +99,7 @@ def _wait(process: subprocess.Popen[str], ask: Ask, said: list[str], name: str) 
 def _http(port: int, encode: Callable[[bytes], bytes] = lambda file: file, kind: str = "image/jpeg") -> Ask:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
 
-    def ask(file: bytes) -> list[int]:
+    def attempt(file: bytes) -> list[int]:
         try:
             connection.request("POST", "/predict", encode(file), {"Content-Type": kind})
             response = connection.getresponse()
@@ -106,9 +107,19 @@ def _http(port: int, encode: Callable[[bytes], bytes] = lambda file: file, kind:
         except (OSError, http.client.HTTPException):
             connection.close()
             raise
-        if response.status != 200:
-            raise ValueError(f"{response.status}: {content[:200]!r}")
+        if response.status != http.HTTPStatus.OK:
+            raise PerfError(f"a peer answers {response.status}: {content[:200]!r}")
         return list(json.loads(content))
+
+    def ask(file: bytes) -> list[int]:
+        try:
+            return attempt(file)
+        except (OSError, http.client.HTTPException):
+            pass  # servers close connections that rest between two turns
+        try:
+            return attempt(file)
+        except (OSError, http.client.HTTPException) as error:
+            raise PerfError(f"a peer does not answer any more: {error}") from None
 
     return ask
 
