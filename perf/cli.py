@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from client.options import positive
+
 _EPILOG = """\
 examples:
   python -m perf install                                           NVIDIA's perf_analyzer, once
@@ -60,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_measuring(commands)
     overhead = commands.add_parser(
         "overhead",
         help="what a server adds to a single request",
@@ -89,7 +92,6 @@ def _parser() -> argparse.ArgumentParser:
     preprocessing.add_argument("--turns", type=int, default=15, metavar="N", help="of each way at each size (default: 15)")
     preprocessing.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     preprocessing.set_defaults(run=_preprocessing)
-    _add_measuring(commands)
     return parser
 
 
@@ -113,14 +115,14 @@ def _add_measuring(commands: Any) -> None:
     compare = commands.add_parser(
         "compare",
         help="two or more ways to answer, by turns",
-        description="Ratios to the first contestant, with 99 %% intervals. A contestant is a model of the repository, raw:MODEL (its "
+        description="Ratios to the first contestant, with 99 % intervals. A contestant is a model of the repository, raw:MODEL (its "
         "artifact in its runtime, with no server), client:MODEL (photographs through this project's client), peer:fastapi, peer:litserve, "
         "peer:pytriton (photographs to the eager network served otherwise) or MODEL@HOST:PORT.",
     )
     compare.add_argument("contestants", nargs="+", metavar="CONTESTANT")
-    compare.add_argument("--batch", type=int, default=1, metavar="N", help="images in one request (default: 1)")
-    compare.add_argument("--concurrency", type=int, default=4, metavar="N", help="requests under way (default: 4)")
-    compare.add_argument("--rounds", type=int, default=8, metavar="N", help="turns of each (default: 8)")
+    compare.add_argument("--batch", type=positive, default=1, metavar="N", help="images in one request (default: 1)")
+    compare.add_argument("--concurrency", type=positive, default=4, metavar="N", help="requests under way (default: 4)")
+    compare.add_argument("--rounds", type=_several, default=8, metavar="N", help="turns of each, two at least (default: 8)")
     compare.add_argument("--seconds", type=float, default=6.0, metavar="S", help="of one turn (default: 6)")
     compare.add_argument("--peer-architecture", default="se-resnext101-32x4d", metavar="NAME", help="of the peers' network")
     compare.add_argument("--fail-under", type=float, metavar="RATIO", help="exit code 1 where a ratio is certainly below it")
@@ -128,7 +130,7 @@ def _add_measuring(commands: Any) -> None:
     raw = commands.add_parser("raw", help="artifacts in their runtimes, with no server")
     _add_models(raw)
     raw.add_argument("--batches", type=_numbers, default=(1, 8), metavar="N,N", help="images in one run (default: 1,8)")
-    raw.add_argument("--turns", type=int, default=5, metavar="N", help="of each (default: 5)")
+    raw.add_argument("--turns", type=positive, default=5, metavar="N", help="of each (default: 5)")
     raw.add_argument("--seconds", type=float, default=3.0, metavar="S", help="of one turn (default: 3)")
 
     tune = commands.add_parser(
@@ -139,9 +141,9 @@ def _add_measuring(commands: Any) -> None:
     )
     tune.add_argument("model", metavar="MODEL")
     tune.add_argument("--p99-ms", type=float, metavar="MS", help="the 99th percentile that must be kept (default: none)")
-    tune.add_argument("--batch", type=int, default=1, metavar="N", help="images in one request (default: 1)")
-    tune.add_argument("--concurrency", type=int, default=8, metavar="N", help="requests under way (default: 8)")
-    tune.add_argument("--rounds", type=int, default=5, metavar="N", help="turns of each side in the confirmation (default: 5)")
+    tune.add_argument("--batch", type=positive, default=1, metavar="N", help="images in one request (default: 1)")
+    tune.add_argument("--concurrency", type=positive, default=8, metavar="N", help="requests under way (default: 8)")
+    tune.add_argument("--rounds", type=_several, default=5, metavar="N", help="turns of each side in the confirmation (default: 5)")
     tune.add_argument("--window", type=float, metavar="S", help="a third of one measurement (default: about 25 requests of one client)")
     tune.add_argument("--dry-run", action="store_true", help="write nothing")
     tune.add_argument("--undo", action="store_true", help="put back the configuration from before tuning")
@@ -178,6 +180,12 @@ def _install(options: argparse.Namespace) -> int:
 
     print(f"{analyzer.install()} runs here")
     return 0
+
+
+def _several(text: str) -> int:
+    if (count := positive(text)) > 1:
+        return count
+    raise argparse.ArgumentTypeError("an interval needs two rounds at least")
 
 
 def _protocols(text: str) -> tuple[str, ...]:
@@ -240,8 +248,8 @@ def _preprocessing(options: argparse.Namespace) -> int:
 
 def _numbers(text: str) -> tuple[int, ...]:
     try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
+        return tuple(positive(part) for part in text.split(","))
+    except (ValueError, argparse.ArgumentTypeError):
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers like 1,8,32") from None
 
 

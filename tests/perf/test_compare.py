@@ -68,6 +68,16 @@ def test_served_and_raw_side_by_side(repository, server, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    "usage", [["compare", "a", "b", "--rounds", "1"], ["sweep", "--concurrency", "0"], ["sweep", "--protocols", "ftp"]]
+)
+def test_wrong_usage(usage, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(usage)
+    assert ended.value.code == 2
+    assert "error: argument" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("contestants", "message"),
     [
         (["tiny_onnx"], "needs two contestants at least"),
