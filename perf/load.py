@@ -133,9 +133,12 @@ class Generator:
                 return self._run(load, window_s * 2**attempt, agreement=10)
         return self._run(load, max(window_s * 2 ** (_RETRIES + 1), _LAST_WINDOW_S), agreement=_ANY, stable=False)
 
-    def turn(self, load: Load, seconds: float, *, stable: bool = True) -> Measurement:
+    def turn(self, load: Load, seconds: float) -> Measurement:
         """Measure for about so long, whatever it gives."""
-        return self._run(load, seconds / _WINDOWS, agreement=_ANY, stable=stable)
+        try:
+            return self._run(load, seconds / _WINDOWS, agreement=_ANY)
+        except Unstable:  # nothing came back for a whole window
+            return self._run(load, seconds, agreement=_ANY)
 
     def _run(self, load: Load, window_s: float, agreement: int, *, stable: bool = True) -> Measurement:
         table = self._folder / "measured.csv"
