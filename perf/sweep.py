@@ -63,7 +63,8 @@ def sweep(
                 yield load, found
                 continue
             shape = (load.model, load.batch)
-            windows.setdefault(shape, generator.window_s(load, least_window_s))
+            if shape not in windows:
+                windows[shape] = generator.window_s(load, least_window_s)
             before = subject.counters(load.model)
             measured = generator.measure(load, windows[shape], partial(note, f"{load}: unstable, tried again with longer windows"))
             record |= asdict(measured) | {"server": subject.used(before, subject.counters(load.model))}

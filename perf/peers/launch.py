@@ -7,7 +7,6 @@ import http
 import http.client
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ from client.images import sample_photographs
 from perf.errors import PerfError
 from perf.peers.network import ARCHITECTURE_VARIABLE, prepare, top5
 from server.installation import libpython_folder
+from server.launcher import LOCALHOST, Ports
 
 _START_S = 120.0
 Ask = Callable[[bytes], list[int]]
@@ -57,9 +57,9 @@ def peer(name: str, people: int, architecture: str) -> Iterator[list[Ask]]:
         raise PerfError(f"there is no peer {name}: choose from {', '.join(PEERS)}")
     if find_spec(name) is None:
         raise PerfError(f"{name} is not installed: pip install '.[peers]'")
-    port = _free_ports()
+    ports = Ports(0, 0, 0).resolve(LOCALHOST)
     process = subprocess.Popen(
-        [sys.executable, "-m", f"perf.peers.{name}", str(port)],
+        [sys.executable, "-m", f"perf.peers.{name}", *map(str, (ports.http, ports.grpc, ports.metrics))],
         # PyTriton's stub of Python needs the library of this very Python, as our own server's does.
         env=os.environ | {ARCHITECTURE_VARIABLE: architecture, "LD_LIBRARY_PATH": str(libpython_folder())},
         stdout=subprocess.DEVNULL,
@@ -71,15 +71,16 @@ def peer(name: str, people: int, architecture: str) -> Iterator[list[Ask]]:
     assert process.stderr is not None
     threading.Thread(target=lambda stream: said.extend(stream), args=(process.stderr,), daemon=True).start()
     try:
-        asks = [_ASKS[name](port) for _ in range(people)]
+        asks = [_ASKS[name](ports.grpc if name == "pytriton" else ports.http) for _ in range(people)]
         _wait(process, asks[0], said, name)
         yield asks
     finally:
-        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         process.terminate()
         _, alive = psutil.wait_procs(family, timeout=10)
         for each in alive:  # LitServe's workers outlive it
             each.kill()
+        process.kill()
         process.wait()
 
 
@@ -97,7 +98,7 @@ def _wait(process: subprocess.Popen[str], ask: Ask, said: list[str], name: str) 
 
 
 def _http(port: int, encode: Callable[[bytes], bytes] = lambda file: file, kind: str = "image/jpeg") -> Ask:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection = http.client.HTTPConnection(LOCALHOST, port, timeout=60)
 
     def attempt(file: bytes) -> list[int]:
         try:
@@ -129,7 +130,7 @@ def _json(port: int) -> Ask:
 
 
 def _pytriton(port: int) -> Ask:
-    client = triton.InferenceServerClient(f"127.0.0.1:{port + 1}")
+    client = triton.InferenceServerClient(f"{LOCALHOST}:{port}")
 
     def ask(file: bytes) -> list[int]:
         tensor = triton.InferInput("image", [1, 3, 224, 224], "FP32")
@@ -141,20 +142,3 @@ def _pytriton(port: int) -> Ask:
 
 _ASKS = {"fastapi": _http, "litserve": _json, "pytriton": _pytriton}
 PEERS = tuple(_ASKS)
-
-
-def _free_ports() -> int:
-    """The first of three ports in a row that are free."""
-    while True:
-        with socket.socket() as first:
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
-            if port > 65000:
-                continue
-            try:
-                for other in (port + 1, port + 2):
-                    with socket.socket() as probe:
-                        probe.bind(("127.0.0.1", other))
-                return port
-            except OSError:
-                continue

@@ -14,15 +14,15 @@ from perf.peers.network import MAX_BATCH, Eager
 LOCALHOST = "127.0.0.1"
 
 
-def main(port: int) -> None:
-    """Serve until ended; HTTP at `port`, gRPC and metrics on the two after it."""
+def main(http: int, grpc: int, metrics: int) -> None:
+    """Serve at these ports until ended."""
     network = Eager()
 
     @batch  # type: ignore[untyped-decorator]
     def infer(image: np.ndarray) -> dict[str, np.ndarray]:
         return {"probabilities": network(image)}
 
-    ports = TritonConfig(http_port=port, grpc_port=port + 1, metrics_port=port + 2, http_address=LOCALHOST, grpc_address=LOCALHOST)
+    ports = TritonConfig(http_port=http, grpc_port=grpc, metrics_port=metrics, http_address=LOCALHOST, grpc_address=LOCALHOST)
     with Triton(config=ports) as triton:
         triton.bind(
             "network",
@@ -35,4 +35,4 @@ def main(port: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(*map(int, sys.argv[1:]))
