@@ -19,6 +19,7 @@ examples:
   python -m perf sweep --model seresnext101_onnx --concurrency 1,2,4,8
   python -m perf compare seresnext101_torchscript seresnext101_onnx raw:seresnext101_onnx
   python -m perf compare seresnext101_onnx seresnext101_onnx@candidate:8001 --fail-under 0.97
+  python -m perf compare last-week.jsonl perf/results/results.jsonl
   python -m perf compare client:seresnext101_onnx peer:fastapi peer:litserve peer:pytriton
   python -m perf tune seresnext101_onnx --p99-ms 1000              and --undo
   python -m perf report                                            one HTML page, Markdown, plots
@@ -117,7 +118,8 @@ def _add_measuring(commands: Any) -> None:
         help="two or more ways to answer, by turns",
         description="Ratios to the first contestant, with 99 % intervals. A contestant is a model of the repository, raw:MODEL (its "
         "artifact in its runtime, with no server), client:MODEL (photographs through this project's client), peer:fastapi, peer:litserve, "
-        "peer:pytriton (photographs to the eager network served otherwise) or MODEL@HOST:PORT.",
+        "peer:pytriton (photographs to the eager network served otherwise) or MODEL@HOST:PORT. Two or more files of results (.jsonl) "
+        "compare the loads that saved sweeps share.",
     )
     compare.add_argument("contestants", nargs="+", metavar="CONTESTANT")
     compare.add_argument("--batch", type=positive, default=1, metavar="N", help="images in one request (default: 1)")

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from scipy import stats
+
+from perf import results
+from perf.errors import PerfError
+from perf.load import Load
 
 Turn = Callable[[], float]  # images a second, of one turn
 _CONFIDENCE = 0.99
@@ -77,3 +82,28 @@ def compare(contestants: Mapping[str, Turn], rounds: int, advance: Callable[[], 
             turns[name].append(contestants[name]())
             advance()
     return Comparison(turns)
+
+
+def saved(paths: Sequence[Path]) -> tuple[list[str], Comparison]:
+    """What two or more sweeps have measured of the same loads, each load as one round.
+
+    They were not measured by turns, so whatever the machine did meanwhile is in the ratio too.
+
+    Returns:
+        The loads that all of the files hold, and their images a second by file.
+
+    Raises:
+        PerfError: They are of several machines, or share fewer than two loads.
+        ResultsError: One cannot be read.
+    """
+    machines, measured = set(), {}
+    for path in paths:
+        points = [record for record in results.read(path) if record["kind"] == "point"]
+        machines |= {repr(point["machine"]) for point in points}
+        measured[str(path)] = {str(Load(**point["load"])): float(point["throughput"]) for point in points}  # the last of each load counts
+    if len(machines) > 1:
+        raise PerfError(f"the saved runs are of {len(machines)} machines, whose ratio would say nothing about what was measured")
+    common = [load for load in next(iter(measured.values())) if all(load in loads for loads in measured.values())]
+    if len(common) < 2:
+        raise PerfError(f"{', '.join(measured)} share {len(common)} loads, and an interval needs two: sweep the same loads into each")
+    return common, Comparison({path: [loads[load] for load in common] for path, loads in measured.items()})

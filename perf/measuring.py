@@ -6,9 +6,10 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -16,7 +17,7 @@ from rich.table import Table
 
 from client import Classifier
 from perf import report, results
-from perf.compare import Turn, compare
+from perf.compare import Ratio, Turn, compare, saved
 from perf.errors import PerfError
 from perf.load import Generator, Load
 from perf.machine import circumstances
@@ -26,7 +27,7 @@ from perf.sweep import loads, sweep
 from perf.tune import Tuner, to_record, undo
 from server.launcher import served_models
 
-_RAW, _CLIENT, _PEER = "raw:", "client:", "peer:"
+_RAW, _CLIENT, _PEER, _SAVED = "raw:", "client:", "peer:", ".jsonl"
 
 
 def run_sweep(options: argparse.Namespace) -> int:
@@ -60,7 +61,14 @@ def run_sweep(options: argparse.Namespace) -> int:
 def run_compare(options: argparse.Namespace) -> int:
     """Compare by turns; exit code 1 where a contestant is certainly slower than `--fail-under` allows."""
     if len(options.contestants) < 2:
-        raise PerfError("a comparison needs two contestants at least: name models, raw:MODEL, client:MODEL, peer:NAME or MODEL@HOST:PORT")
+        raise PerfError(
+            "a comparison needs two contestants at least: name models, raw:MODEL, client:MODEL, peer:NAME, MODEL@HOST:PORT or result files"
+        )
+    files = [name.endswith(_SAVED) for name in options.contestants]
+    if any(files) and not all(files):
+        raise PerfError(f"a saved run ({_SAVED}) is compared with saved runs: nothing that answers now can take turns with it")
+    if all(files):
+        return _compare_saved(options)
     # The same one twice is a fair question: is the difference that is seen more than noise?
     names = [name if options.contestants.index(name) == index else f"{name} again" for index, name in enumerate(options.contestants)]
     served = [name.removeprefix(_CLIENT) for name in options.contestants if not name.startswith((_RAW, _PEER)) and "@" not in name]
@@ -84,9 +92,38 @@ def run_compare(options: argparse.Namespace) -> int:
         print(json.dumps(stored, indent=2))
     else:
         _print(*report.comparison_table(stored))
-    slow = [name for name, ratio in ratios.items() if options.fail_under and ratio.high < options.fail_under]
+    return _gate(ratios, names[0], options.fail_under)
+
+
+def _compare_saved(options: argparse.Namespace) -> int:
+    if len(set(options.contestants)) < len(options.contestants):
+        raise PerfError("the same file twice is no comparison: name two saved runs")
+    common, comparison = saved([Path(name) for name in options.contestants])
+    first, *others = comparison.turns
+    ratios = {name: comparison.ratio(name) for name in others}
+    if options.json:
+        document = {"loads": common, "images_per_second": dict(comparison.turns)}
+        print(json.dumps(document | {"ratios": {name: asdict(ratio) for name, ratio in ratios.items()}}, indent=2))
+    else:
+        base = comparison.turns[first]
+        rows = [
+            [
+                load,
+                f"{base[row]:.1f}",
+                *(f"{turns[row]:.1f} ({turns[row] / base[row]:.3f})" for turns in (comparison.turns[name] for name in others)),
+            ]
+            for row, load in enumerate(common)
+        ]
+        overall = [f"{ratio.value:.3f} ({ratio.low:.3f} – {ratio.high:.3f})" for ratio in ratios.values()]
+        _print(["images/s", first, *others], [*rows, ["all loads, 99 % interval", "1", *overall]])
+        print("not measured by turns: what the machine did meanwhile is in these ratios too", file=sys.stderr)
+    return _gate(ratios, first, options.fail_under)
+
+
+def _gate(ratios: Mapping[str, Ratio], first: str, least: float | None) -> int:
+    slow = [name for name, ratio in ratios.items() if least and ratio.high < least]
     for name in slow:
-        print(f"error: {name} is certainly below {options.fail_under:g} times {names[0]}", file=sys.stderr)
+        print(f"error: {name} is certainly below {least:g} times {first}", file=sys.stderr)
     return 1 if slow else 0
 
 

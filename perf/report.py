@@ -91,7 +91,7 @@ def _sections(records: Sequence[Record], folder: Path) -> list[Section]:
             Section("What was served", _unstable(points), POINT_HEADER, [point_row(point) for point in points], commands=commands)
         )
         sections += [Section(name.capitalize(), svg=_inline(path)) for name, path in plots.draw(points, folder).items()]
-    for record in records:
+    for record in _latest(records):
         if record["kind"] == "comparison":
             header, rows = comparison_table(record)
             text = f"By turns, {record['rounds']} rounds; the interval is of 99 %."
@@ -106,6 +106,11 @@ def _sections(records: Sequence[Record], folder: Path) -> list[Section]:
     text = f"Published by NVIDIA for TensorRT on one V100 16 GB, Triton 20.07, gRPC, requests of one image: {against}."
     sections.append(Section("NVIDIA's own figures for this network", text, _NVIDIA_HEADER, _NVIDIA_V100))
     return sections
+
+
+def _latest(records: Sequence[Record]) -> list[Record]:
+    """Comparisons and tunings, without those that were made again with the same command."""
+    return list({(record["kind"], record["command"]): record for record in records if record["kind"] != "point"}.values())
 
 
 POINT_HEADER = (

@@ -12,8 +12,10 @@ from typing import Any
 import psutil
 import tritonclient.grpc as triton
 from google.protobuf import text_format
+from tritonclient.utils import InferenceServerException
 
 from client.connection import Connection
+from client.errors import ServerUnreachable
 from perf.errors import PerfError
 from server.launcher import Ports, Server
 
@@ -68,9 +70,16 @@ class Subject:
         }
 
     def counters(self, model: str) -> Counters:
-        """As they stand now."""
-        with triton.InferenceServerClient(self.url) as client:
-            statistics = client.get_inference_statistics(model).model_stats[0]
+        """As they stand now.
+
+        Raises:
+            ServerUnreachable: The server went.
+        """
+        try:
+            with triton.InferenceServerClient(self.url) as client:
+                statistics = client.get_inference_statistics(model).model_stats[0]
+        except InferenceServerException as error:
+            raise ServerUnreachable(f"the server at {self.url} no longer says what it did: {error.message()}. Run again to go on") from None
         return Counters(statistics.inference_count, statistics.execution_count, self._cpu_s(), time.monotonic())
 
     def used(self, before: Counters, after: Counters) -> dict[str, float | None]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
+from perf import results
 from perf.cli import main
 from perf.compare import compare, ratio_of
+from perf.load import Load
 
 
 def drifting(seed: int, speed: float = 1.0) -> tuple[Callable[[], float], Callable[[], float]]:
@@ -65,6 +68,37 @@ def test_served_and_raw_side_by_side(repository, server, tmp_path, capsys):
     captured = capsys.readouterr()
     assert json.loads(captured.out)["rounds"] == 3
     assert "is certainly below 1000 times raw:tiny_onnx" in captured.err
+
+
+def saved_run(path, factor: float, cores: int = 2) -> str:
+    """A file of results with four loads; the machine and the schema are those of a real one."""
+    for concurrency in (1, 2, 4, 8):
+        load = asdict(Load("m", concurrency=concurrency))
+        results.append(path, "point", {"machine": {"cores": cores}, "load": load, "throughput": factor * (10 + concurrency)})
+    return str(path)
+
+
+def test_saved_runs(tmp_path, capsys):
+    before, after = saved_run(tmp_path / "before.jsonl", 1.0), saved_run(tmp_path / "after.jsonl", 0.8)
+    results.append(tmp_path / "after.jsonl", "point", {"machine": {"cores": 2}, "load": asdict(Load("new")), "throughput": 1.0})
+    assert main(["compare", before, after]) == 0
+    out = capsys.readouterr().out
+    assert "0.800 (0.800 – 0.800)" in out and "m, batch 1, concurrency 4, grpc" in out and "new" not in out
+    assert main(["compare", before, after, "--fail-under", "0.9", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["ratios"][after]["value"] == pytest.approx(0.8)
+
+
+def test_saved_runs_that_cannot_be_compared(tmp_path, capsys):
+    before, other = saved_run(tmp_path / "before.jsonl", 1.0), saved_run(tmp_path / "other.jsonl", 1.0, cores=64)
+    for contestants, message in {
+        (before, other): "of 2 machines",
+        (before, "tiny_onnx"): "compared with saved runs",
+        (before, before): "same file twice",
+        (before, str(tmp_path / "none.jsonl")): "share 0 loads",
+    }.items():
+        assert main(["compare", *contestants]) == 1
+        err = capsys.readouterr().err
+        assert message in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

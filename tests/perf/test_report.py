@@ -64,6 +64,13 @@ def test_a_load_that_was_measured_again_counts_once(tmp_path):
     assert "99.5" in text and "| 10.0 | 10.0 |" not in text
 
 
+def test_a_comparison_that_was_made_again_counts_once(tmp_path):
+    again = COMPARISON | {"ratios": {"b": {"value": 1.5, "low": 1.4, "high": 1.6}}}
+    write([COMPARISON, again], tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "1.500 (1.400" in text and "1.950" not in text
+
+
 def test_several_machines_are_no_report(tmp_path):
     other = point("one", 1, 10.0, machine=AROUND["machine"] | {"cores": 4})
     with pytest.raises(PerfError, match="of 2 machines"):

@@ -14,10 +14,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from client.errors import ServerUnreachable
 from export.config import Serving
 from export.pipeline import export
 from perf.cli import main
 from perf.load import Generator, Load
+from perf.serving import serving
 from perf.sweep import loads
 from server.launcher import Server
 from tests.conftest import FREE_PORTS, QUIET, tiny_request
@@ -123,6 +125,13 @@ def test_what_is_killed_under_way(repository, tmp_path, capsys, victim):
     if victim == "perf_analyzer":
         assert "perf_analyzer was ended by SIGKILL. Run again to go on" in err
     assert len(records(results)) >= 1
+
+
+def test_a_server_that_goes_between_two_questions(repository):
+    with serving(repository, ["tiny_onnx"]) as subject:
+        pass
+    with pytest.raises(ServerUnreachable, match="no longer says what it did"):
+        subject.counters("tiny_onnx")
 
 
 def test_ctrl_c_keeps_what_is_done(server, tmp_path):
