@@ -227,7 +227,8 @@ class Connection:
         )
         if answer is None:
             raise ContractError(f"model {model.name!r} answered without its output {model.output!r}")
-        return answer
+        # Where Triton knows of no batch axis, its classification extension gives the one image's classes without one.
+        return answer[None] if answer.ndim == 1 else answer
 
     def _ask(self, question: Callable[[Transport], Answer], model: str = "", version: str = "") -> Answer:
         """Ask until a server answers or refuses, or the retries are used up."""

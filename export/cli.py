@@ -40,6 +40,7 @@ examples:
   python -m export --weights ngc
   python -m export --weights finetuned.pth --labels classes.txt --name pets
   python -m export --weights ngc --formats onnx --max-batch 64 --device gpu
+  python -m export --weights ngc --formats openvino --precision bf16
   python -m export --weights ngc --formats tensorrt              an FP16 plan, on the GPU that will serve it
   python -m export --weights ngc --formats tensorrt --plan /mnt/l4/model.plan
                                                                  the same, and one that was built and proven on an L4
@@ -105,11 +106,13 @@ def _parser() -> argparse.ArgumentParser:
         "--formats",
         default="torchscript,onnx",
         metavar="A,B",
-        help="of torchscript, onnx, onnx_trt (ONNX through TensorRT in ONNX Runtime) and tensorrt; the last two are for GPUs "
+        help="of torchscript, onnx, openvino (for CPUs), onnx_trt (ONNX through TensorRT in ONNX Runtime) and tensorrt (both for GPUs) "
         "(default: torchscript,onnx)",
     )
     parser.add_argument(
-        "--precision", choices=("fp32", "fp16"), help="what artifacts compute in (default: fp16 for onnx_trt and tensorrt, else fp32)"
+        "--precision",
+        choices=("fp32", "fp16", "bf16"),
+        help="what artifacts compute in; bf16 is openvino's (default: fp16 for onnx_trt and tensorrt, else fp32)",
     )
     parser.add_argument("--repository", type=Path, default=Path("model_repository"), metavar="DIR", help="default: model_repository")
     parser.add_argument("--name", default="seresnext101", help="models are called NAME_FORMAT (default: seresnext101)")

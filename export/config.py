@@ -70,6 +70,7 @@ def model_config(
     serving: Serving,
     labelled: bool,
     trained: bool,
+    precision: str = "fp32",
     plans: Mapping[str, str] | None = None,
 ) -> pb.ModelConfig:
     """The config of one model.
@@ -83,20 +84,28 @@ def model_config(
         serving: How it is served.
         labelled: Whether a file of labels lies beside the config.
         trained: False for seeded weights; the client warns of those.
+        precision: What it computes in, where the config decides that.
         plans: TensorRT plans by compute capability, where there is more than one.
     """
     device = "gpu" if format.gpu_only else serving.device
     dims = [3, preprocessing.crop, preprocessing.crop]
+    axis = [] if format.batched else [-1]  # of the batch, which Triton knows of itself where it batches
+    layout = pb.ModelInput.FORMAT_NCHW if format.batched else pb.ModelInput.FORMAT_NONE  # it would want three dims
+    labels = LABELS_FILENAME if labelled else ""
     config = pb.ModelConfig(
         name=name,
-        platform=format.platform,
-        max_batch_size=serving.max_batch,
-        input=[pb.ModelInput(name=INPUT, data_type=pb.TYPE_FP32, format=pb.ModelInput.FORMAT_NCHW, dims=dims)],
-        output=[pb.ModelOutput(name=OUTPUT, data_type=pb.TYPE_FP32, dims=[classes], label_filename=LABELS_FILENAME if labelled else "")],
+        max_batch_size=serving.max_batch if format.batched else 0,
+        input=[pb.ModelInput(name=INPUT, data_type=pb.TYPE_FP32, format=layout, dims=axis + dims)],
+        output=[pb.ModelOutput(name=OUTPUT, data_type=pb.TYPE_FP32, dims=[*axis, classes], label_filename=labels)],
         version_policy=pb.ModelVersionPolicy(latest=pb.ModelVersionPolicy.Latest(num_versions=1)),
         instance_group=[pb.ModelInstanceGroup(kind=_KINDS[device], count=serving.instances or _INSTANCES[device])],
-        dynamic_batching=pb.ModelDynamicBatching(max_queue_delay_microseconds=serving.queue_delay_us),
     )
+    if format.batched:
+        config.platform = format.platform
+        config.dynamic_batching.max_queue_delay_microseconds = serving.queue_delay_us
+        config.dynamic_batching.SetInParent()
+    else:
+        config.backend = format.platform
     if serving.queue_size or serving.queue_timeout_ms:
         policy = config.dynamic_batching.default_queue_policy
         policy.timeout_action = pb.ModelQueuePolicy.REJECT
@@ -105,10 +114,12 @@ def model_config(
         policy.max_queue_size = serving.queue_size
     # A GPU's libraries choose their kernels anew for every batch size they have not seen.
     for batch in range(1, serving.max_batch + 1) if device == "gpu" else sorted({1, serving.max_batch}):
-        warmup = config.model_warmup.add(name=f"batch {batch}", batch_size=batch)
-        warmup.inputs[INPUT].CopyFrom(pb.ModelWarmup.Input(data_type=pb.TYPE_FP32, dims=dims, random_data=True))
+        warmup = config.model_warmup.add(name=f"batch {batch}", batch_size=batch if format.batched else 0)
+        shape = dims if format.batched else [batch, *dims]
+        warmup.inputs[INPUT].CopyFrom(pb.ModelWarmup.Input(data_type=pb.TYPE_FP32, dims=shape, random_data=True))
     parameters = {
         **({format.thread_parameter: str(serving.threads)} if format.thread_parameter else {}),
+        **cpu_parameters(format, precision),
         OUTPUT_KIND_PARAMETER: output.value,
         **preprocessing.to_parameters(),
     }
@@ -120,6 +131,13 @@ def model_config(
     if device == "gpu":
         gpu_config.tune(config, format, dims)
     return config
+
+
+def cpu_parameters(format: Format, precision: str) -> dict[str, str]:
+    """What a backend must be told besides threads: OpenVINO that one run may have all of them, and its precision."""
+    if format.name != "openvino":
+        return {}
+    return {"PERFORMANCE_HINT": "LATENCY", **({"HINT_BF16": "YES"} if precision == "bf16" else {})}
 
 
 def to_text(config: pb.ModelConfig) -> str:

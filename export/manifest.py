@@ -23,8 +23,9 @@ class Manifest:
     Attributes:
         key: Equal for two exports exactly when they would make the same artifact; an equal one is not made again.
         created: UTC, ISO 8601.
-        precision: What the artifact computes in, `fp32` or `fp16`.
-        artifacts: File name, sha256 and length in bytes of each. More than one are TensorRT plans for several GPUs.
+        precision: What the artifact computes in, `fp32`, `fp16` or `bf16`.
+        artifacts: File name, sha256 and length in bytes of each. More than one are TensorRT plans for several GPUs, or a
+            graph and its weights.
         weights: Where they came from and their sha256.
         architecture: The numbers of the network.
         tensors: Names and dims (without the batch axis) of input and output; both are FP32.

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from export.reporting import Reporter
     from export.weights import Source
 
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "bf16")
 
 _RECIPE = 2  # raised whenever the code here makes another artifact from the same weights and options
 _ROOM_PER_ARTIFACT = 1.1  # of the weights' bytes
@@ -45,10 +45,10 @@ class Request:
     Attributes:
         weights: As `export.weights.resolve` takes it.
         formats: Keys of `FORMATS`.
-        precision: `fp32` or `fp16`; None is each format's own.
+        precision: `fp32`, `fp16` or `bf16`; None is each format's own.
         fp32_squeeze: In FP16, keep the Squeeze-and-Excitations in FP32.
         repository: The model repository.
-        name: Models are called `<name>_<format>`, with `_fp16` behind it for FP16.
+        name: Models are called `<name>_<format>`, with `_fp16` or `_bf16` behind it for those.
         architecture: Every number of the network but its class count, which the weights decide.
         target: The release of tritonserver that will serve.
         plans: What TensorRT is asked for.
@@ -84,6 +84,14 @@ class Request:
             raise OptionError(f"--name {self.name!r} may have letters, digits, - and _ only")
         if self.precision not in (None, *PRECISIONS):
             raise OptionError(f"unknown precision {self.precision}: choose from {', '.join(PRECISIONS)}")
+        for variant in self.variants:
+            if variant.precision not in variant.format.precisions:
+                known = ", ".join(variant.format.precisions)
+                raise OptionError(f"{variant.format.name} is not exported in {variant.precision}: choose from {known}")
+            if variant.format.cpu_only and self.serving.device != "cpu":
+                raise OptionError(f"{variant.format.name} is served on CPUs only: leave --device gpu out, or the format")
+            if not variant.format.batched and (self.serving.queue_size or self.serving.queue_timeout_ms or self.serving.queue_delay_us):
+                raise OptionError(f"{variant.format.name} is served without Triton's batcher: it has no queue to bound or to delay")
         if self.fp32_squeeze and not any(variant.precision == "fp16" for variant in self.variants):
             raise OptionError("--fp32-squeeze is for FP16: name it with --precision fp16")
         if self.plans.tuning.opt_batch > self.serving.max_batch:
@@ -290,7 +298,7 @@ def _materials(
     from export.ranges import measure
 
     precisions = {variant.precision for variant in variants}
-    networks, ranges = {"fp32": folded}, None
+    networks, ranges = {"fp32": folded, "bf16": folded}, None  # bfloat16 is the runtime's, from FP32's own artifact
     if "fp16" in precisions:
         with reporter.step("measuring how large activations get"):
             ranges = measure(folded, gate.inputs, fp32_squeeze=request.fp32_squeeze)
@@ -318,13 +326,14 @@ def _prove(gate: Gate, folder: Path, request: Request, variant: Variant) -> dict
         return tensorrt.prove(gate, folder, variant.precision)
     on_gpu = (format.gpu_only or request.serving.device == "gpu") and torch.cuda.is_available()
     device = "cuda:0" if on_gpu else "cpu"
-    runtime = runtimes.load(format.runtime, folder / format.filename, {format.thread_parameter: str(request.serving.threads)}, device)
+    parameters = {format.thread_parameter: str(request.serving.threads), **config.cpu_parameters(format, variant.precision)}
+    runtime = runtimes.load(format.runtime, folder / format.filename, parameters, device)
     return gate.check(variant.name, runtime, variant.precision, device).to_json()
 
 
 def _artifacts(folder: Path) -> list[dict[str, Any]]:
-    """Every file of a version but the JSON that describes it."""
-    files = sorted(path for path in folder.iterdir() if path.suffix != ".json")
+    """Every file of a version but the JSON that describes it, the one that is loaded first."""
+    files = sorted((path for path in folder.iterdir() if path.suffix != ".json"), key=lambda path: (path.suffix == ".bin", path.name))
     return [{"file": path.name, "sha256": sha256_of_file(path), "bytes": path.stat().st_size} for path in files]
 
 
@@ -342,6 +351,7 @@ def _texts(request: Request, variant: Variant, facts: manifest.Manifest, folder:
         serving=request.serving,
         labelled=labels is not None,
         trained=facts.weights.trained,
+        precision=variant.precision,
         plans=tensorrt.compute_capabilities(folder),
     )
     return {CONFIG_FILENAME: config.to_text(description), config.LABELS_FILENAME: labels}

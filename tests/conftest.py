@@ -45,7 +45,7 @@ def tiny_request(repository: Path, **changes: object) -> Request:
 def exported(tmp_path_factory: pytest.TempPathFactory) -> list[Outcome]:
     """The small network in every format, and one that serves logits of ten classes, in one repository."""
     repository = tmp_path_factory.mktemp("exported") / "models"
-    outcomes = export(tiny_request(repository, formats=("torchscript", "onnx")), QUIET)
+    outcomes = export(tiny_request(repository, formats=("torchscript", "onnx", "openvino")), QUIET)
     ten = tmp_path_factory.mktemp("labels") / "ten.txt"
     ten.write_text("".join(f"number {n}\n" for n in range(10)))
     from dataclasses import replace

@@ -25,13 +25,17 @@ class Format:
     Attributes:
         name: What `--formats` calls it.
         module: Of `export.formats`, which makes it.
-        platform: Triton's `platform` in config.pbtxt, which chooses the backend.
+        platform: Triton's `platform` in config.pbtxt, which chooses the backend; `openvino` is a `backend`.
         filename: Triton's default file name for that platform.
         runtime: A key of `server.runtimes.RUNTIMES`: what runs it in the parity gate and in our backends.
         thread_parameter: The backend's name for the number of CPU threads of one run; 0 leaves it to the runtime. Empty where it has none.
         packages: The distributions whose versions decide what the artifact looks like.
         precision: What it computes in unless told otherwise.
+        precisions: What it can compute in.
         gpu_only: Whether only a GPU can serve it.
+        cpu_only: Whether only a CPU can.
+        batched: Whether Triton batches its requests. NVIDIA's OpenVINO backend would take exactly the largest batch then, so there each
+            request is a run of its own, with as many images as it brings.
     """
 
     name: str
@@ -42,7 +46,10 @@ class Format:
     thread_parameter: str
     packages: tuple[str, ...]
     precision: str = "fp32"
+    precisions: tuple[str, ...] = ("fp32", "fp16")
     gpu_only: bool = False
+    cpu_only: bool = False
+    batched: bool = True
 
     @property
     def export(self) -> Callable[[Material, Path], None]:
@@ -67,7 +74,19 @@ FORMATS = {
             precision="fp16",
             gpu_only=True,
         ),
+        Format(
+            "openvino",
+            "openvino",
+            "openvino",
+            "model.xml",
+            "openvino",
+            "INFERENCE_NUM_THREADS",
+            (*_ONNX_PACKAGES, "openvino"),
+            precisions=("fp32", "bf16"),
+            cpu_only=True,
+            batched=False,
+        ),
         Format("tensorrt", "tensorrt", "tensorrt_plan", "model.plan", "tensorrt", "", _ONNX_PACKAGES, precision="fp16", gpu_only=True),
     )
 }
-DEFAULT_FORMATS = tuple(name for name, format in FORMATS.items() if not format.gpu_only)
+DEFAULT_FORMATS = ("torchscript", "onnx")

@@ -16,6 +16,7 @@ __all__ = ["RUNTIMES", "Runtime", "TensorSpec", "load"]
 
 RUNTIMES = {
     "onnxruntime": "server.runtimes.onnxruntime:OnnxRuntime",
+    "openvino": "server.runtimes.openvino:OpenVino",
     "tensorrt": "server.runtimes.tensorrt:TensorRT",
     "torchscript": "server.runtimes.torchscript:TorchScript",
 }

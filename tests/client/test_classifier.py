@@ -38,7 +38,7 @@ def artifact_of(exported, model):
 def run_artifact(exported, model, batch):
     """The artifact's own answer, without a server."""
     outcome = artifact_of(exported, model)
-    runtime = {"torchscript": "torchscript", "onnx": "onnxruntime"}[outcome.manifest.format]
+    runtime = {"torchscript": "torchscript", "onnx": "onnxruntime", "openvino": "openvino"}[outcome.manifest.format]
     return runtimes.load(runtime, outcome.artifact, {}).run(batch)
 
 

@@ -37,6 +37,7 @@ def test_every_format_has_a_runtime():
         ("pytorch_libtorch", "model.pt"),
         ("onnxruntime_onnx", "model.onnx"),
         ("onnxruntime_onnx", "model.onnx"),
+        ("openvino", "model.xml"),
         ("tensorrt_plan", "model.plan"),
     ]
 

@@ -14,7 +14,7 @@ from server.errors import ArtifactError
 from server.runtimes.base import flag, thread_count
 from tests.conftest import onnx_convolution
 
-ARTIFACTS = {"torchscript": "model.pt", "onnxruntime": "model.onnx"}
+ARTIFACTS = {"torchscript": "model.pt", "onnxruntime": "model.onnx", "openvino": "model.xml"}
 
 
 @pytest.fixture(params=ARTIFACTS)

@@ -122,7 +122,8 @@ def test_without_a_gpu(root):
     ("options", "message"),
     [
         ({"tuning": Tuning(opt_batch=9)}, "--opt-batch 9 is over the maximum batch, 4"),
-        ({"precision": "bf16"}, "unknown precision bf16: choose from fp32, fp16"),
+        ({"precision": "bf16"}, "tensorrt is not exported in bf16: choose from fp32, fp16"),
+        ({"precision": "int4"}, "unknown precision int4: choose from fp32, fp16, bf16"),
         ({"precision": "fp32", "fp32_squeeze": True}, "--fp32-squeeze is for FP16"),
     ],
 )
