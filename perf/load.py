@@ -95,7 +95,8 @@ class Generator:
     def __init__(self, url: str, http_url: str = "") -> None:
         self._urls = {"grpc": url, "http": http_url}
         self._program, self._environment = analyzer.find()
-        self._inputs: dict[str, Path] = {}
+        self._inputs: dict[tuple[str, int], Path] = {}
+        self._unbatched: set[str] = set()  # models that Triton knows no batch axis of: a batch is one inference for it
 
     def __enter__(self) -> Generator:
         self._scratch = tempfile.TemporaryDirectory()
@@ -143,10 +144,12 @@ class Generator:
     def _run(self, load: Load, window_s: float, agreement: int, *, stable: bool = True) -> Measurement:
         table = self._folder / "measured.csv"
         table.unlink(missing_ok=True)
+        inputs = self._input_of(load.model, load.batch)
+        batch = 1 if load.model in self._unbatched else load.batch
         level = ["--request-rate-range", f"{load.rate:g}"] if load.rate else ["--concurrency-range", str(load.concurrency)]
         memory = ["--shared-memory", "system", "--output-shared-memory-size", str(_OUTPUT_BYTES)] if load.shared_memory else []
-        command = [self._program, "-m", load.model, "-u", self._urls[load.protocol], "-i", load.protocol, "-b", load.batch, "--async"]
-        command += [*level, *memory, "--input-data", self._input_of(load.model), "-s", agreement, "-r", 3 if agreement == _ANY else 8]
+        command = [self._program, "-m", load.model, "-u", self._urls[load.protocol], "-i", load.protocol, "-b", batch, "--async"]
+        command += [*level, *memory, "--input-data", inputs, "-s", agreement, "-r", 3 if agreement == _ANY else 8]
         command += ["--measurement-interval", round(window_s * 1000), "-f", table]
         children, own, started = _children_cpu(), time.process_time(), time.perf_counter()
         done = _run_group([str(part) for part in command], os.environ | self._environment)
@@ -158,7 +161,7 @@ class Generator:
         if row is None:
             raise _failure(done, load)
         return Measurement(
-            throughput=float(row["Inferences/Second"]),
+            throughput=float(row["Inferences/Second"]) * load.batch / batch,
             latency={name: float(row[f"{name} latency"]) / 1000 for name in _PERCENTILES},
             phases={name: float(row[column]) / 1000 for name, column in _PHASES.items()},
             stable=stable,
@@ -166,14 +169,22 @@ class Generator:
             harness_cpu=(time.process_time() - own) / capacity,
         )
 
-    def _input_of(self, model: str) -> Path:
-        if model not in self._inputs:
+    def _input_of(self, model: str, batch: int) -> Path:
+        if (model, batch) not in self._inputs:
             with Classifier(self._urls["grpc"], model) as classifier:
                 tensors = [classifier.prepare(path) for path in sample_photographs()]
-                entries = [{classifier.model.input: {"b64": base64.b64encode(tensor.tobytes()).decode()}} for tensor in tensors]
-            self._inputs[model] = self._folder / f"{len(self._inputs)}.json"
-            self._inputs[model].write_text(json.dumps({"data": entries}), encoding="ascii")
-        return self._inputs[model]
+                contents: list[dict[str, object]] = [{"b64": base64.b64encode(tensor.tobytes()).decode()} for tensor in tensors]
+                if not classifier.model.max_batch:
+                    self._unbatched.add(model)
+                    shape = [batch, *tensors[0].shape]
+                    contents = [
+                        {"content": {"b64": base64.b64encode(tensor.tobytes() * batch).decode()}, "shape": shape} for tensor in tensors
+                    ]
+                entries = [{classifier.model.input: content} for content in contents]
+            path = self._folder / f"{len(self._inputs)}.json"
+            path.write_text(json.dumps({"data": entries}), encoding="ascii")
+            self._inputs[model, batch] = path
+        return self._inputs[model, batch]
 
 
 def _run_group(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:

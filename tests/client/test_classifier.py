@@ -108,7 +108,7 @@ def test_a_wrong_shape_is_rejected(classifier):
 
 
 def test_an_unknown_model_names_those_that_are_served(server):
-    with pytest.raises(ModelUnavailable, match=r"does not serve model 'cats'.*It serves: logits_torchscript, tiny_onnx, tiny_torchscript"):
+    with pytest.raises(ModelUnavailable, match=r"does not serve model 'cats'.*It serves: logits_torchscript, tiny_onnx, tiny_openvino, tiny_torchscript"):
         Classifier(server.url, "cats")
 
 
@@ -118,7 +118,7 @@ def test_an_unknown_version(server):
 
 
 def test_several_models_and_no_choice(server):
-    with pytest.raises(ModelUnavailable, match="serves 3 models; choose one"):
+    with pytest.raises(ModelUnavailable, match="serves 4 models; choose one"):
         Classifier(server.url)
 
 

@@ -150,7 +150,7 @@ def test_what_a_server_offers(ask):
     code, out, _ = ask("models")
     assert code == 0
     assert [line.split() for line in out.splitlines()][1:] == [
-        [n, "1", "READY"] for n in ("logits_torchscript", "tiny_onnx", "tiny_torchscript")
+        [n, "1", "READY"] for n in ("logits_torchscript", "tiny_onnx", "tiny_openvino", "tiny_torchscript")
     ]
     assert json.loads(ask("models", "--json")[1])[1] == {"name": "tiny_onnx", "version": "1", "state": "READY", "reason": ""}
 

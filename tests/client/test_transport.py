@@ -74,7 +74,7 @@ def test_both_protocols_give_the_same_answers(server, protocol, compression):
 def test_what_a_server_offers(server, protocol):
     with Connection(address(server, protocol), Link(protocol)) as connection:
         assert connection.is_live() and connection.is_ready()
-        assert connection.ready_models() == ["logits_torchscript", "tiny_onnx", "tiny_torchscript"]
+        assert connection.ready_models() == ["logits_torchscript", "tiny_onnx", "tiny_openvino", "tiny_torchscript"]
         version, extensions = connection.server()
         assert version.startswith("2.") and "classification" in extensions
         connection.wait_until_ready("tiny_onnx", timeout_s=0)

@@ -40,10 +40,12 @@ def config_of(root: Path, model: str = "tiny_torchscript"):
 def test_what_is_published(exported, repository):
     for outcome in exported:
         facts = json.loads((outcome.folder / "manifest.json").read_text())
-        artifact = outcome.folder / facts["artifacts"][0]["file"]
-        assert sorted(path.name for path in outcome.folder.iterdir()) == sorted([artifact.name, "manifest.json"])
+        artifacts = [outcome.folder / artifact["file"] for artifact in facts["artifacts"]]
+        assert sorted(path.name for path in outcome.folder.iterdir()) == sorted([*(path.name for path in artifacts), "manifest.json"])
         assert sorted(path.name for path in outcome.folder.parent.iterdir()) == ["1", "config.pbtxt", "labels.txt"]
-        assert facts["artifacts"] == [{"file": artifact.name, "sha256": sha256_of_file(artifact), "bytes": artifact.stat().st_size}]
+        assert facts["artifacts"] == [
+            {"file": path.name, "sha256": sha256_of_file(path), "bytes": path.stat().st_size} for path in artifacts
+        ]
         assert (facts["model"], facts["version"], facts["schema"]) == (outcome.model, 1, 2)
         assert facts["weights"]["kind"] == "seeded" and facts["weights"]["trained"] is False
         assert facts["tools"]["torch"] == torch.__version__

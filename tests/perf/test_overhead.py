@@ -14,7 +14,7 @@ from perf.overhead import Overhead
 def test_every_model_is_measured_by_turns_and_answers_equally(repository, capsys):
     assert main(["overhead", "--repository", str(repository), "--rounds", "3", "--json"]) == 0
     results = json.loads(capsys.readouterr().out)
-    assert [result["model"] for result in results] == ["logits_torchscript", "tiny_onnx", "tiny_torchscript"]
+    assert [result["model"] for result in results] == ["logits_torchscript", "tiny_onnx", "tiny_openvino", "tiny_torchscript"]
     for result in results:
         assert result["equal"] is True
         assert len(result["alone_ms"]) == len(result["served_ms"]) == 3

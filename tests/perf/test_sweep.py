@@ -65,6 +65,16 @@ def test_a_second_run_measures_only_what_is_missing(server, tmp_path):
     assert [record["load"]["concurrency"] for record in records(results)] == [1, 2, 1]
 
 
+def test_a_model_without_a_batcher(server, tmp_path):
+    """Triton counts one inference for a request of four images; images are what is reported."""
+    results = tmp_path / "results.jsonl"
+    common = ["--url", server.url, "--results", str(results), "--window", "0.3"]
+    assert main(["sweep", "--model", "tiny_openvino", "--concurrency", "1", "--batches", "1,4", *common]) == 0
+    one, four = records(results)
+    for record, batch in ((one, 1), (four, 4)):
+        assert record["throughput"] * record["latency"]["p50"] / 1000 == pytest.approx(batch, rel=0.5)
+
+
 def test_request_rates(server, tmp_path):
     results = tmp_path / "results.jsonl"
     assert sweep(server, results, "--rates", "20") == 0
@@ -157,7 +167,7 @@ def test_every_combination_is_a_load():
 
 def test_photographs_are_what_is_sent(server):
     with Generator(server.url) as generator:
-        content = json.loads(generator._input_of("tiny_onnx").read_text())
+        content = json.loads(generator._input_of("tiny_onnx", 1).read_text())
     assert len({entry["INPUT__0"]["b64"] for entry in content["data"]}) == len(content["data"]) > 1
     assert str(Load("m", 8, 4)) == "m, batch 8, concurrency 4, grpc"
 

@@ -102,6 +102,11 @@ def test_every_model_was_warmed_up_at_batch_1_and_at_the_maximum(server):
     """Warmup runs are not counted as inferences; the log of a model's readiness comes after them, so readiness is the proof."""
     with Connection(server.url) as connection, triton.InferenceServerClient(server.url) as raw:
         for model in connection.ready_models():
-            warmup = raw.get_model_config(model).config.model_warmup
-            assert [sample.batch_size for sample in warmup] == [1, 4]
+            config = raw.get_model_config(model).config
+            batches = [
+                sample.batch_size if config.max_batch_size else tensor.dims[0]
+                for sample in config.model_warmup
+                for tensor in sample.inputs.values()
+            ]
+            assert batches == [1, 4]
         assert connection.is_ready()
