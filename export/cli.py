@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from export.manifest import Manifest
     from export.pipeline import Outcome, Request
+    from export.quantization import Quantization
     from export.reporting import Reporter
 
 UNTRAINED = (
@@ -41,6 +42,7 @@ examples:
   python -m export --weights finetuned.pth --labels classes.txt --name pets
   python -m export --weights ngc --formats onnx --max-batch 64 --device gpu
   python -m export --weights ngc --formats openvino --precision bf16
+  python -m export --weights ngc --formats openvino --precision int8 --calibration photographs/
   python -m export --weights ngc --formats tensorrt              an FP16 plan, on the GPU that will serve it
   python -m export --weights ngc --formats tensorrt --plan /mnt/l4/model.plan
                                                                  the same, and one that was built and proven on an L4
@@ -111,8 +113,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--precision",
-        choices=("fp32", "fp16", "bf16"),
-        help="what artifacts compute in; bf16 is openvino's (default: fp16 for onnx_trt and tensorrt, else fp32)",
+        choices=("fp32", "fp16", "bf16", "int8"),
+        help="what artifacts compute in; bf16 is openvino's, int8 openvino's and onnx's; it needs --calibration "
+        "(default: fp16 for onnx_trt and tensorrt, else fp32)",
     )
     parser.add_argument("--repository", type=Path, default=Path("model_repository"), metavar="DIR", help="default: model_repository")
     parser.add_argument("--name", default="seresnext101", help="models are called NAME_FORMAT (default: seresnext101)")
@@ -128,6 +131,24 @@ def _parser() -> argparse.ArgumentParser:
     network.add_argument("--labels", metavar="FILE", help="names of the classes, one a line; `none` (default: ImageNet's for 1000)")
 
     network.add_argument("--fp32-squeeze", action="store_true", help="in FP16, keep each squeeze (pooling to sigmoid) in FP32")
+
+    quantization = parser.add_argument_group("INT8")
+    quantization.add_argument(
+        "--calibration", type=Path, metavar="DIR", help="100 to 500 images like those that will be served; every fifth is kept to judge by"
+    )
+    quantization.add_argument(
+        "--calibration-method",
+        choices=("auto", "minmax", "percentile", "entropy"),
+        default="auto",
+        help="how ranges follow from them (default: auto, the one that answers nearest to FP32)",
+    )
+    quantization.add_argument(
+        "--keep-fp32", default="", metavar="auto|A,B", help="leave out those layers, or the worst ones until the judgement is good"
+    )
+    quantization.add_argument("--truth", type=Path, metavar="DIR|CSV", help="classes of the images: accuracy is judged too")
+    quantization.add_argument(
+        "--min-agreement", type=float, default=0.95, metavar="SHARE", help="least share of images with FP32's first class (default: 0.95)"
+    )
 
     image = parser.add_argument_group("preprocessing, written into config.pbtxt for clients to follow")
     image.add_argument("--crop", type=int, default=224, metavar="PX", help="side of the square the network sees (default: 224)")
@@ -208,6 +229,7 @@ def _request(options: argparse.Namespace) -> Request:
         repository=options.repository,
         formats=tuple(filter(None, options.formats.split(","))),
         precision=options.precision,
+        quantization=_quantization(options),
         fp32_squeeze=options.fp32_squeeze,
         name=options.name,
         architecture=architecture,
@@ -227,6 +249,15 @@ def _request(options: argparse.Namespace) -> Request:
         labels=options.labels,
         force=options.force,
     )
+
+
+def _quantization(options: argparse.Namespace) -> Quantization | None:
+    from export.quantization import Quantization
+
+    if options.calibration is None:
+        return None
+    keep = tuple(filter(None, options.keep_fp32.split(",")))
+    return Quantization(options.calibration, options.calibration_method, keep, options.truth, options.min_agreement)
 
 
 def _possible(request: Request) -> tuple[Request, str]:
@@ -252,7 +283,8 @@ def _conclude(outcomes: Sequence[Outcome], reporter: Reporter, seconds: float) -
     """What was published, how well it agrees with the network, and what it cost."""
     parity = outcomes[0].manifest.parity
     batches = ", ".join(map(str, parity["batches"]))
-    reporter.note(f"against the eager FP32 network: {parity['samples']} inputs, each at batch {batches}")
+    inputs = "images held out of calibration" if outcomes[0].manifest.quantization else "inputs"
+    reporter.note(f"against the eager FP32 network: {parity['samples']} {inputs}, each at batch {batches}")
     reporter.table(_parity_table([outcome.manifest for outcome in outcomes]))
     for outcome in outcomes:
         size = outcome.manifest.bytes / 1e6
@@ -260,6 +292,9 @@ def _conclude(outcomes: Sequence[Outcome], reporter: Reporter, seconds: float) -
     for ranges in [outcome.manifest.ranges for outcome in outcomes if outcome.manifest.ranges][:1]:
         largest = ranges["largest"]
         reporter.note(f"FP16 holds {ranges['headroom']:.0f} times the largest value, {largest['value']:.4g} in {largest['tensor']}")
+    for quantization in [outcome.manifest.quantization for outcome in outcomes if outcome.manifest.quantization][:1]:
+        for line in _quantization_lines(quantization):
+            reporter.note(line)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     reporter.note(f"took {seconds:.1f} s, peak memory {peak:.2f} GB")
     if not all(outcome.manifest.weights.trained for outcome in outcomes):
@@ -287,9 +322,26 @@ def _parity_table(manifests: Sequence[Manifest]) -> Table:
         "top-1 agreement": lambda parity: f"{parity['top1']:.0%}",
         "top-5 agreement": lambda parity: f"{parity['top5']:.0%}",
     }
+    if manifests[0].parity.get("accuracy") is not None:
+        rows["accuracy"] = lambda parity: f"{parity['accuracy']:.1%}"
+        rows["  of the network"] = lambda parity: f"{parity['network_accuracy']:.1%}"
     for label, cell in rows.items():
         table.add_row(label, *(cell(facts.parity) for facts in manifests))
     return table
+
+
+def _quantization_lines(facts: dict[str, Any]) -> list[str]:
+    """How a network was quantised, and where that hurts most."""
+    tried = ", ".join(f"{name} {error:.1e}" for name, error in facts["methods"].items())
+    kept = len(facts["keep_fp32"])
+    layers = facts["layers"]
+    worst = ", ".join(f"{name} {noise:.1%}" for name, noise in list(layers.items())[:4])
+    kernels = ", ".join(f"{count} in {kind}" for kind, count in facts["kernels"].items())
+    return [
+        f"calibrated on {facts['calibration_images']} images by {facts['method']}" + (f" (errors there: {tried})" if tried else ""),
+        f"{len(layers) - kept} of {len(layers)} layers in INT8; the noise on a layer's output is largest in {worst}",
+        f"OpenVINO runs the convolutions, squeezes and expansions included, {kernels}",
+    ]
 
 
 def _three_numbers(text: str) -> tuple[float, float, float]:

@@ -25,6 +25,10 @@ class OptionError(ExportError):
     exit_code = 2
 
 
+class CalibrationError(ExportError):
+    """A network cannot be quantised with these images: too few, unreadable, or without the classes that were promised."""
+
+
 class ParityError(ExportError):
     """An artifact does not answer as the network it was made from. The exit code is EX_DATAERR of sysexits.h."""
 

@@ -23,7 +23,7 @@ class Manifest:
     Attributes:
         key: Equal for two exports exactly when they would make the same artifact; an equal one is not made again.
         created: UTC, ISO 8601.
-        precision: What the artifact computes in, `fp32`, `fp16` or `bf16`.
+        precision: What the artifact computes in, `fp32`, `fp16`, `bf16` or `int8`.
         artifacts: File name, sha256 and length in bytes of each. More than one are TensorRT plans for several GPUs, or a
             graph and its weights.
         weights: Where they came from and their sha256.
@@ -33,6 +33,7 @@ class Manifest:
         preprocessing: The contract for the input.
         parity: The gate's figures.
         ranges: For FP16, the largest magnitude of every activation on the gate's inputs, and the headroom to FP16's largest number.
+        quantization: For INT8, the images, the method, the noise on each layer and the kernels: `export.quantization.recipe.Quantized`.
         tools: Versions of what made and judged it.
         triton: The release of NVIDIA's image it is meant for.
     """
@@ -53,6 +54,7 @@ class Manifest:
     ranges: dict[str, Any] | None
     tools: dict[str, str]
     triton: str
+    quantization: dict[str, Any] | None = None
     schema: int = SCHEMA
 
     @property

@@ -18,6 +18,7 @@ from export.errors import MissingHardware, OptionError
 from export.formats import DEFAULT_FORMATS, FORMATS, INPUT, OUTPUT, Format
 from export.labels import labels_for
 from export.network import ARCHITECTURES, Architecture
+from export.quantization import Quantization
 from export.repository import CONFIG_FILENAME, MANIFEST_FILENAME, Repository, StagedModel
 from export.tensorrt.plan import PlanRequest
 from export.weights import resolve
@@ -29,10 +30,11 @@ if TYPE_CHECKING:
     from export.formats.material import Material
     from export.formats.served import ServedNetwork
     from export.parity import Gate
+    from export.quantization.images import Images
     from export.reporting import Reporter
     from export.weights import Source
 
-PRECISIONS = ("fp32", "fp16", "bf16")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 _RECIPE = 2  # raised whenever the code here makes another artifact from the same weights and options
 _ROOM_PER_ARTIFACT = 1.1  # of the weights' bytes
@@ -45,10 +47,11 @@ class Request:
     Attributes:
         weights: As `export.weights.resolve` takes it.
         formats: Keys of `FORMATS`.
-        precision: `fp32`, `fp16` or `bf16`; None is each format's own.
+        precision: `fp32`, `fp16`, `bf16` or `int8`; None is each format's own.
+        quantization: For INT8, with what and how.
         fp32_squeeze: In FP16, keep the Squeeze-and-Excitations in FP32.
         repository: The model repository.
-        name: Models are called `<name>_<format>`, with `_fp16` or `_bf16` behind it for those.
+        name: Models are called `<name>_<format>`, with the precision behind it unless it is FP32.
         architecture: Every number of the network but its class count, which the weights decide.
         target: The release of tritonserver that will serve.
         plans: What TensorRT is asked for.
@@ -64,6 +67,7 @@ class Request:
     repository: Path
     formats: tuple[str, ...] = DEFAULT_FORMATS
     precision: str | None = None
+    quantization: Quantization | None = None
     fp32_squeeze: bool = False
     name: str = "seresnext101"
     architecture: Architecture = field(default_factory=lambda: ARCHITECTURES["se-resnext101-32x4d"])
@@ -92,6 +96,8 @@ class Request:
                 raise OptionError(f"{variant.format.name} is served on CPUs only: leave --device gpu out, or the format")
             if not variant.format.batched and (self.serving.queue_size or self.serving.queue_timeout_ms or self.serving.queue_delay_us):
                 raise OptionError(f"{variant.format.name} is served without Triton's batcher: it has no queue to bound or to delay")
+        if (self.precision == "int8") != (self.quantization is not None):
+            raise OptionError("--precision int8 and --calibration DIR, the images to quantise with, go together: name both")
         if self.fp32_squeeze and not any(variant.precision == "fp16" for variant in self.variants):
             raise OptionError("--fp32-squeeze is for FP16: name it with --precision fp16")
         if self.plans.tuning.opt_batch > self.serving.max_batch:
@@ -169,11 +175,12 @@ def export(request: Request, reporter: Reporter) -> list[Outcome]:
     identity = source.identity(reporter)
     variants = request.variants
     repository = Repository(request.repository)
-    keys = {variant: _key(request, variant, identity) for variant in variants}
+    images = _images(request)
+    keys = {variant: _key(request, variant, identity, images) for variant in variants}
     with repository.exclusive(), ExitStack() as stages:
         published = {variant: _published(repository, request, variant, keys[variant]) for variant in variants}
         missing = [variant for variant in variants if published[variant] is None]
-        made = _make(missing, source, request, repository, keys, reporter, stages) if missing else {}
+        made = _make(missing, source, identity, request, images, repository, keys, reporter, stages) if missing else {}
         outcomes = []
         for variant in variants:
             if known := published[variant]:
@@ -191,7 +198,7 @@ def _outcome(request: Request, facts: manifest.Manifest, *, made: bool) -> Outco
     return Outcome(facts.model, facts.version, request.repository / facts.model / str(facts.version), made, facts)
 
 
-def _key(request: Request, variant: Variant, identity: str) -> str:
+def _key(request: Request, variant: Variant, identity: str, images: Images | None) -> str:
     facts = {
         "recipe": _RECIPE,
         "weights": identity,
@@ -208,11 +215,24 @@ def _key(request: Request, variant: Variant, identity: str) -> str:
         from export.formats import tensorrt
 
         facts["plans"] = tensorrt.identity(request.plans)
+    if images and request.quantization:
+        from export.quantization import recipe
+
+        facts["quantization"] = recipe.identity(request.quantization, images)
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _model_name(request: Request, variant: Variant) -> str:
     return f"{request.name}_{variant.name}"
+
+
+def _images(request: Request) -> Images | None:
+    """What INT8 is calibrated with and judged by."""
+    if request.quantization is None:
+        return None
+    from export.quantization.images import Images
+
+    return Images(request.quantization, request.preprocessing)
 
 
 def _published(repository: Repository, request: Request, variant: Variant, key: str) -> manifest.Manifest | None:
@@ -225,7 +245,9 @@ def _published(repository: Repository, request: Request, variant: Variant, key: 
 def _make(
     variants: Sequence[Variant],
     source: Source,
+    identity: str,
     request: Request,
+    images: Images | None,
     repository: Repository,
     keys: dict[Variant, str],
     reporter: Reporter,
@@ -242,9 +264,10 @@ def _make(
     staged = {variant: stages.enter_context(repository.stage(_model_name(request, variant), bytes_needed=room)) for variant in variants}
     scratch = stages.enter_context(repository.scratch())
     served = ServedNetwork(network, request.output)
+    samples = images.samples(network.architecture.classes) if images else None
     with reporter.step("running the network on the parity inputs"):
-        gate = Gate(served, request.preprocessing, request.serving.max_batch)
-    materials, ranges = _materials(variants, served.folded(), gate, request, scratch, reporter)
+        gate = Gate(served, request.preprocessing, request.serving.max_batch, samples)
+    materials, ranges, quantization = _materials(variants, served.folded(), gate, identity, request, images, scratch, reporter)
     made = {}
     for variant in variants:
         stage = staged[variant]
@@ -273,6 +296,7 @@ def _make(
             ranges=ranges if variant.precision == "fp16" else None,
             tools=manifest.tool_versions("numpy", "pillow", "onnxruntime", *variant.format.packages),
             triton=request.target,
+            quantization=quantization,
         )
         (folder / MANIFEST_FILENAME).write_text(facts.to_text(), encoding="utf-8")
         made[variant] = (stage, facts)
@@ -283,14 +307,16 @@ def _materials(
     variants: Sequence[Variant],
     folded: ServedNetwork,
     gate: Gate,
+    identity: str,
     request: Request,
+    images: Images | None,
     scratch: Path,
     reporter: Reporter,
-) -> tuple[dict[str, Material], dict[str, Any] | None]:
-    """What each precision is made from, and for FP16 the ranges that show that the network fits.
+) -> tuple[dict[str, Material], dict[str, Any] | None, dict[str, Any] | None]:
+    """What each precision is made from; for FP16 the ranges that show that the network fits, and for INT8 how it was quantised.
 
     Raises:
-        RangeError: It does not.
+        RangeError: It does not fit.
     """
     import torch
 
@@ -298,17 +324,29 @@ def _materials(
     from export.ranges import measure
 
     precisions = {variant.precision for variant in variants}
-    networks, ranges = {"fp32": folded, "bf16": folded}, None  # bfloat16 is the runtime's, from FP32's own artifact
+    # bfloat16 is the runtime's, from FP32's own artifact; INT8 is made of FP32's ONNX.
+    networks, ranges = dict.fromkeys(("fp32", "bf16", "int8"), folded), None
     if "fp16" in precisions:
         with reporter.step("measuring how large activations get"):
             ranges = measure(folded, gate.inputs, fp32_squeeze=request.fp32_squeeze)
         networks["fp16"] = folded.in_half(fp32_squeeze=request.fp32_squeeze)
     example = torch.zeros(2, *gate.inputs.shape[1:])
     target = release(request.target)
-    return {
-        precision: Material(networks[precision], example, request.serving.max_batch, target, request.plans, scratch, reporter)
-        for precision in precisions
-    }, ranges
+
+    def material(precision: str, quantized: Path | None = None) -> Material:
+        network = networks[precision]
+        return Material(network, example, request.serving.max_batch, target, request.plans, scratch, reporter, quantized)
+
+    if images and request.quantization:
+        from export.quantization.recipe import quantize
+        from export.tensorrt.gate import check_onnx
+
+        with reporter.step("exporting the ONNX to quantise"):
+            source = material("fp32").onnx
+        quantized = quantize(source, identity, request.quantization, images, gate, scratch, reporter)
+        check_onnx(quantized.path, "int8", target)
+        return {"int8": material("int8", quantized.path)}, None, quantized.facts
+    return {precision: material(precision) for precision in precisions}, ranges, None
 
 
 def _prove(gate: Gate, folder: Path, request: Request, variant: Variant) -> dict[str, Any]:

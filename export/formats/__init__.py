@@ -62,7 +62,16 @@ FORMATS = {
     format.name: format
     for format in (
         Format("torchscript", "torchscript", "pytorch_libtorch", "model.pt", "torchscript", "INTRA_OP_THREAD_COUNT", ("torch",)),
-        Format("onnx", "onnx", "onnxruntime_onnx", "model.onnx", "onnxruntime", "intra_op_thread_count", _ONNX_PACKAGES),
+        Format(
+            "onnx",
+            "onnx",
+            "onnxruntime_onnx",
+            "model.onnx",
+            "onnxruntime",
+            "intra_op_thread_count",
+            _ONNX_PACKAGES,
+            precisions=("fp32", "fp16", "int8"),
+        ),
         Format(
             "onnx_trt",
             "onnx",
@@ -82,7 +91,7 @@ FORMATS = {
             "openvino",
             "INFERENCE_NUM_THREADS",
             (*_ONNX_PACKAGES, "openvino"),
-            precisions=("fp32", "bf16"),
+            precisions=("fp32", "bf16", "int8"),
             cpu_only=True,
             batched=False,
         ),

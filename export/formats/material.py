@@ -18,6 +18,9 @@ from server.releases import Release
 class Material:
     """One precision's share of an export.
 
+    Args:
+        quantized: The ONNX, where it has been made from another precision's already.
+
     Attributes:
         network: In eval mode, on the CPU, BatchNorm folded; exporters may change its memory layout.
         example: float32 [2, 3, H, W].
@@ -34,6 +37,7 @@ class Material:
     plans: PlanRequest
     scratch: Path
     reporter: Reporter
+    quantized: Path | None = None
 
     @cached_property
     def onnx(self) -> Path:
@@ -45,6 +49,8 @@ class Material:
         from export.formats import onnx
         from export.tensorrt import gate
 
+        if self.quantized:
+            return self.quantized
         path = self.scratch / f"{self.network.precision}.onnx"
         onnx.write(self.network, self.example, self.max_batch, path)
         gate.check_readable(path, self.release)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
 from export.errors import BuildError
 from server.releases import Release
@@ -15,6 +17,7 @@ OPERATORS = {
     *("Conv", "Gemm", "Add", "Mul", "Relu", "Sigmoid", "Softmax", "MaxPool", "ReduceMean", "GlobalAveragePool"),
     *("Reshape", "Flatten", "Cast", "QuantizeLinear", "DequantizeLinear"),
 }
+_QDQ = ("QuantizeLinear", "DequantizeLinear")
 _FLOATS: dict[int, str] = {TensorProto.FLOAT: "FP32", TensorProto.FLOAT16: "FP16", TensorProto.BFLOAT16: "BF16", TensorProto.DOUBLE: "FP64"}
 
 
@@ -33,7 +36,7 @@ def check_onnx(path: Path, precision: str, release: Release) -> None:
 
     Args:
         path: The ONNX file.
-        precision: `fp16` or `fp32`.
+        precision: `fp16`, `fp32` or `int8`; INT8 is FP32 with Q/DQ pairs by TensorRT's rules.
         release: What will build and serve it.
 
     Raises:
@@ -55,7 +58,7 @@ def _faults(model: onnx.ModelProto, precision: str, release: Release) -> list[st
             faults.append(f"{tensor.name} is {TensorProto.DataType.Name(kind)}, not FP32")
         if not dims or not dims[0].dim_param or any(dim.dim_param for dim in dims[1:]):
             faults.append(f"{tensor.name} has other free axes than the first")
-    return faults + _type_faults(graph, precision)
+    return faults + _type_faults(graph, precision) + (_quantization_faults(graph) if precision == "int8" else [])
 
 
 def _version_faults(model: onnx.ModelProto, release: Release) -> list[str]:
@@ -80,11 +83,53 @@ def _type_faults(graph: onnx.GraphProto, precision: str) -> list[str]:
         for tensor in graph.initializer
         if tensor.data_type in _FLOATS and tensor.name not in inside and tensor.dims
     )
-    wanted = {"fp16": "FP16", "fp32": "FP32"}[precision]
+    wanted = "FP16" if precision == "fp16" else "FP32"
     faults = [f"{count} weights in {kind}" for kind, count in weights.items() if kind != wanted]
-    allowed = {"fp16": (2, 2 + 2 * gates), "fp32": (0,)}[precision]
+    allowed = (2, 2 + 2 * gates) if precision == "fp16" else (0,)
     if casts not in allowed:
         faults.append(f"{casts} casts, not {' or '.join(map(str, allowed))}")
+    return faults
+
+
+def _quantization_faults(graph: onnx.GraphProto) -> list[str]:
+    """What TensorRT refuses or runs slowly: NVIDIA/onnx-tensorrt's `QuantDequantLinearHelper`, and TensorRT issue 1992 for the sums."""
+    producers = {output: node for node in graph.node for output in node.output}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    faults = [fault for node in graph.node if node.op_type in _QDQ for fault in _pair_faults(node, constants)]
+
+    def source(tensor: str) -> str:
+        return producers[tensor].op_type if tensor in producers else ""
+
+    for node in graph.node:
+        if node.op_type in ("Conv", "Gemm") and len(node.input) > 2 and node.input[2] not in constants:
+            faults.append(f"the bias of {node.name} is no FP32 constant")
+        if node.op_type in ("Conv", "Gemm") and (source(node.input[0]) in _QDQ) != (source(node.input[1]) in _QDQ):
+            faults.append(f"{node.name} has either its input or its weights in INT8, not both")
+        if node.op_type in ("Sigmoid", "Mul", "ReduceMean", "Softmax") and any(source(name) in _QDQ for name in node.input):
+            faults.append(f"{node.name}, which belongs in floating point, has an input in INT8")
+        if node.op_type == "Add" and [source(name) in _QDQ for name in node.input].count(True) != 1:
+            faults.append(f"{node.name} wants its identity in INT8, and that only")
+    if not any(node.op_type in _QDQ for node in graph.node):
+        faults.append("nothing in it is quantised")
+    return faults
+
+
+def _pair_faults(node: onnx.NodeProto, constants: Mapping[str, np.ndarray]) -> list[str]:
+    if len(node.input) < 3 or not {node.input[1], node.input[2]} <= constants.keys():
+        return [f"{node.name} has no constant scale and zero point"]
+    scale, zero = constants[node.input[1]], constants[node.input[2]]
+    axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+    faults = []
+    if zero.dtype != np.int8 or zero.any():
+        faults.append(f"{node.name} has zero points of {zero.dtype} up to {np.abs(zero.astype(int)).max()}, not INT8's 0")
+    if not (scale > 0).all():
+        faults.append(f"{node.name} has a scale that is not over 0")
+    if scale.ndim and scale.size > 1:
+        weights = constants.get(node.input[0])
+        if weights is None:
+            faults.append(f"{node.name} has a scale for each channel of an activation")
+        elif axis != 0 or weights.shape[0] != scale.size:
+            faults.append(f"{node.name} has {scale.size} scales on axis {axis} of weights {list(weights.shape)}")
     return faults
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,18 @@ class OpenVino(Runtime):
         except RuntimeError as error:
             raise ArtifactError(f"{artifact} cannot be loaded by OpenVINO: {_reason(error)}") from None
         self.precision = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        self._compiled = compiled
         self._request = compiled.create_infer_request()
         self.input, self.output = (
             TensorSpec(port.any_name, tuple(axis.get_length() if axis.is_static else -1 for axis in port.partial_shape)[1:])
             for port in (compiled.input(0), compiled.output(0))
         )
+
+    def kernels(self, layer: str) -> dict[str, int]:
+        """How many layers of a kind (`Convolution`) OpenVINO's execution graph runs in which type, `int8` among them."""
+        operations = [operation.rt_info for operation in self._compiled.get_runtime_model().get_ops()]
+        names = [str(info["primitiveType"].astype(str)) for info in operations if info["layerType"].astype(str) == layer]
+        return dict(Counter("int8" if name.lower().endswith("i8") else name.rsplit("_", 1)[-1].lower() for name in names))
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         # The request's own output is written to again by the next run.

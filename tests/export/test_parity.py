@@ -111,7 +111,7 @@ def test_answers_of_the_wrong_shape(gate, network):
 def test_two_classes_of_equal_score_may_change_places(network):
     """A tie says nothing of an artifact; a bound says when two scores are one."""
     gate = Gate(network, PREPROCESSING, 1)
-    expected = gate._scores(gate._expected)
+    expected = gate.scores(gate._expected)
     order = np.argsort(-expected, axis=1)
     rows = np.arange(len(expected))[:, None]
     tied = expected.copy()

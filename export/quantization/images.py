@@ -1,0 +1,95 @@
+"""The images a network is quantised with: most of them calibrate, and every fifth is held out to judge by."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from client.errors import ClientError
+from client.evaluation import read_truth
+from client.images import load_image
+from client.preprocessing import Preprocessing
+from client.sources import expand
+from export.errors import CalibrationError
+from export.parity import Samples
+from export.quantization import Quantization
+from export.weights.checkpoint import sha256_of_file
+
+ADVISED = 100
+_LEAST = 10
+_HELD_OUT = 5  # every fifth
+
+
+class Images:
+    """The images of one quantisation.
+
+    Args:
+        options: Where they are, and their classes.
+        preprocessing: The contract for the network's input.
+
+    Attributes:
+        calibration: Paths of those that calibrate.
+        held_out: Paths of those that judge.
+
+    Raises:
+        CalibrationError: There are none, or too few.
+    """
+
+    def __init__(self, options: Quantization, preprocessing: Preprocessing) -> None:
+        self._options = options
+        self._preprocessing = preprocessing
+        try:
+            paths = [Path(name) for name in expand([str(options.calibration)])]
+        except (ClientError, OSError) as error:
+            raise CalibrationError(f"no images to calibrate with: {error}") from None
+        if len(paths) < _LEAST:
+            raise CalibrationError(
+                f"{options.calibration} holds {len(paths)} images, and at least {_LEAST} are needed to calibrate: "
+                f"give {ADVISED} to 500 like those that will be served"
+            )
+        self.held_out = paths[_HELD_OUT - 1 :: _HELD_OUT]
+        self.calibration = [path for index, path in enumerate(paths) if index % _HELD_OUT != _HELD_OUT - 1]
+
+    def digest(self) -> str:
+        """Of every image's content and of how it is prepared: equal for two sets that give the same statistics."""
+        digests = [sha256_of_file(path) for path in [*self.calibration, *self.held_out]]
+        return hashlib.sha256(" ".join([*digests, repr(self._preprocessing)]).encode()).hexdigest()
+
+    def prepared(self, paths: list[Path]) -> Iterator[np.ndarray]:
+        """Each image as the network takes it, float32 [3, crop, crop].
+
+        Raises:
+            CalibrationError: One cannot be read.
+        """
+        for path in paths:
+            try:
+                yield self._preprocessing(load_image(path))
+            except ClientError as error:
+                raise CalibrationError(f"an image to calibrate with cannot be read: {error}") from None
+
+    def samples(self, classes: int) -> Samples:
+        """The images that were held out, for the gate; with their classes where those are known.
+
+        Raises:
+            CalibrationError: The classes cannot be read, or one of the images has none.
+        """
+        options = self._options
+        return Samples(
+            [path.name for path in self.held_out],
+            np.stack(list(self.prepared(self.held_out))),
+            self._truth(options.truth, classes) if options.truth else None,
+            options.min_agreement,
+            options.max_loss,
+        )
+
+    def _truth(self, source: Path, classes: int) -> np.ndarray:
+        try:
+            truth = {Path(image).resolve(): index for image, index in read_truth(source, classes).items()}
+        except ClientError as error:
+            raise CalibrationError(str(error)) from None
+        if unknown := [path for path in self.held_out if path.resolve() not in truth]:
+            raise CalibrationError(f"{source} tells no class of {unknown[0]}, nor of {len(unknown) - 1} others that were held out")
+        return np.array([truth[path.resolve()] for path in self.held_out])
