@@ -3,6 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 REPOSITORY ?= model_repository
+BENCH ?= perf/results/models
 PHOTOGRAPHS ?= client/photographs/*.jpg
 NAME := seresnext101
 DEMO_MODELS := --model $(NAME)_torchscript --model $(NAME)_onnx
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo export export-gpu tensorrt-ngc serve serve-ngc classify perf-analyzer bench test test-gpu lint format lock clean
+.PHONY: help install demo export export-gpu tensorrt-ngc serve serve-ngc classify perf-analyzer bench bench-cpu test test-gpu lint format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
@@ -73,6 +74,14 @@ bench: perf-analyzer ## measure both models, served and raw, and write a report:
 	@$(BIN)/python -m perf compare raw:$(NAME)_torchscript $(NAME)_torchscript raw:$(NAME)_onnx $(NAME)_onnx --repository $(REPOSITORY) \
 	  --batch 8 --concurrency 2
 	@$(BIN)/python -m perf report
+
+bench-cpu: perf-analyzer ## measure all that serves on a CPU, INT8 included, by turns: about 25 minutes
+	@test -e perf/results/calibration || $(BIN)/python -m perf crops perf/results/calibration
+	@$(BIN)/python -m export --weights $(or $(WEIGHTS),seeded) --repository $(BENCH) --formats torchscript,onnx,openvino
+	@$(BIN)/python -m export --weights $(or $(WEIGHTS),seeded) --repository $(BENCH) --formats openvino --precision bf16
+	@$(BIN)/python -m export --weights $(or $(WEIGHTS),seeded) --repository $(BENCH) --formats openvino --precision int8 \
+	  --calibration $(or $(CALIBRATION),perf/results/calibration) --min-agreement $(if $(WEIGHTS),0.95,0)
+	@$(BIN)/python -m perf cpu --repository $(BENCH)
 
 test: $(INSTALLED) $(VENV)/perf_analyzer/perf_analyzer ## prove it: the tests, with the real tritonserver
 	$(BIN)/python -m pytest

@@ -160,8 +160,12 @@ def _parser() -> argparse.ArgumentParser:
     serving = parser.add_argument_group("serving")
     serving.add_argument("--max-batch", type=int, default=8, metavar="N", help="the one maximum batch of it all (default: 8)")
     serving.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where Triton runs the models (default: cpu)")
-    serving.add_argument("--instances", type=int, default=0, metavar="N", help="copies that run at the same time (default: 1; on a GPU 2)")
-    serving.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads of one run (default: 0, the runtime's choice)")
+    serving.add_argument(
+        "--instances", type=int, default=0, metavar="N", help="copies that run at the same time (default: 1; of openvino and on a GPU 2)"
+    )
+    serving.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="CPU threads of one run (default: 0, the physical cores that it may use)"
+    )
     serving.add_argument(
         "--queue-size",
         type=int,

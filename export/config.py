@@ -18,6 +18,7 @@ LABELS_FILENAME = "labels.txt"
 _HEADER = "# Written by `python -m export`, and written anew by the next export of this model.\n"
 _KINDS = {"cpu": pb.ModelInstanceGroup.KIND_CPU, "gpu": pb.ModelInstanceGroup.KIND_GPU}
 _INSTANCES = {"cpu": 1, "gpu": 2}
+_UNBATCHED_INSTANCES = 2
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,9 @@ class Serving:
     Attributes:
         max_batch: The one maximum batch: of the artifact's batch axis, of the parity gate and of Triton's batcher.
         device: `cpu` or `gpu`.
-        instances: Copies of the model that run at the same time, on each device; 0 is one on a CPU, and two on a GPU, where one computes
-            while the other copies.
-        threads: CPU threads of one run; 0 leaves it to the runtime.
+        instances: Copies of the model that run at the same time, on each device; 0 is one on a CPU, and two on a GPU or without a
+            batcher, where one computes while the other copies.
+        threads: CPU threads of one run; 0 is the machine's physical cores, within the container's quota.
         queue_size: Requests that may wait; one more is rejected. 0 is any number.
         queue_timeout_ms: How long one may wait before it is rejected, in milliseconds; 0 is any time.
         queue_delay_us: How long the batcher may hold a request back to fill a batch, in microseconds.
@@ -89,6 +90,7 @@ def model_config(
     """
     device = "gpu" if format.gpu_only else serving.device
     dims = [3, preprocessing.crop, preprocessing.crop]
+    instances = serving.instances or (_INSTANCES[device] if format.batched else _UNBATCHED_INSTANCES)
     axis = [] if format.batched else [-1]  # of the batch, which Triton knows of itself where it batches
     layout = pb.ModelInput.FORMAT_NCHW if format.batched else pb.ModelInput.FORMAT_NONE  # it would want three dims
     labels = LABELS_FILENAME if labelled else ""
@@ -98,7 +100,7 @@ def model_config(
         input=[pb.ModelInput(name=INPUT, data_type=pb.TYPE_FP32, format=layout, dims=axis + dims)],
         output=[pb.ModelOutput(name=OUTPUT, data_type=pb.TYPE_FP32, dims=[*axis, classes], label_filename=labels)],
         version_policy=pb.ModelVersionPolicy(latest=pb.ModelVersionPolicy.Latest(num_versions=1)),
-        instance_group=[pb.ModelInstanceGroup(kind=_KINDS[device], count=serving.instances or _INSTANCES[device])],
+        instance_group=[pb.ModelInstanceGroup(kind=_KINDS[device], count=instances)],
     )
     if format.batched:
         config.platform = format.platform

@@ -135,6 +135,27 @@ def _add_measuring(commands: Any) -> None:
     raw.add_argument("--turns", type=positive, default=5, metavar="N", help="of each (default: 5)")
     raw.add_argument("--seconds", type=float, default=3.0, metavar="S", help="of one turn (default: 3)")
 
+    cpu = commands.add_parser(
+        "cpu",
+        help="every way to serve the network without a GPU, by turns",
+        description="Eager PyTorch; TorchScript, ONNX Runtime, OpenVINO in FP32, bfloat16 and INT8, each with no server and served at "
+        "every concurrency, one image in a request; all by turns in one run. Writes cpu.md, cpu.svg and cpu.png beside the results.",
+    )
+    cpu.add_argument(
+        "--name", default="seresnext101", help="the models are NAME_torchscript, NAME_openvino_int8 ... (default: seresnext101)"
+    )
+    cpu.add_argument(
+        "--concurrency", type=_numbers, default=(1, 2, 4, 8, 16), metavar="N,N", help="requests under way (default: 1,2,4,8,16)"
+    )
+    cpu.add_argument("--rounds", type=_several, default=5, metavar="N", help="turns of each, two at least (default: 5)")
+    cpu.add_argument("--seconds", type=float, default=5.0, metavar="S", help="of one turn (default: 5)")
+    cpu.add_argument("--architecture", default="se-resnext101-32x4d", metavar="NAME", help="of the eager network")
+
+    crops = commands.add_parser("crops", help="images to calibrate with where one has none: crops of the photographs")
+    crops.add_argument("folder", type=Path, metavar="DIR", help="where they go")
+    crops.add_argument("--count", type=positive, default=100, metavar="N", help="default: 100")
+    crops.set_defaults(run=partial(_measuring, "crops"))
+
     tune = commands.add_parser(
         "tune",
         help="the best configuration under a bound on latency, written into config.pbtxt",
@@ -154,16 +175,16 @@ def _add_measuring(commands: Any) -> None:
     report.add_argument("files", nargs="*", type=Path, metavar="FILE", help="of results (default: --results)")
     report.add_argument("--output", type=Path, default=Path("perf/results"), metavar="DIR", help="default: perf/results")
 
-    for command in (sweep, compare, raw, tune):
+    for command in (sweep, compare, raw, cpu, tune):
         command.add_argument("--repository", type=Path, default=Path("model_repository"), metavar="DIR", help="default: model_repository")
         command.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     for command in (sweep, compare):
         command.add_argument("--url", default="", metavar="HOST:PORT", help="a server that runs already, instead of one on the repository")
-    for command in (sweep, compare, tune, report):
+    for command in (sweep, compare, cpu, tune, report):
         command.add_argument(
             "--results", type=Path, default=Path("perf/results/results.jsonl"), metavar="FILE", help="default: perf/results/results.jsonl"
         )
-    for name, command in (("sweep", sweep), ("compare", compare), ("raw", raw), ("tune", tune), ("report", report)):
+    for name, command in (("sweep", sweep), ("compare", compare), ("raw", raw), ("cpu", cpu), ("tune", tune), ("report", report)):
         command.set_defaults(run=partial(_measuring, name))
 
 

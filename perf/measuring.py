@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from client import Classifier
-from perf import report, results
+from perf import cpu, crops, report, results
 from perf.compare import Ratio, Turn, compare, saved
 from perf.errors import PerfError
 from perf.load import Generator, Load
@@ -145,6 +145,37 @@ def run_raw(options: argparse.Namespace) -> int:
             for row in rows
         ],
     )
+    return 0
+
+
+def run_cpu(options: argparse.Namespace) -> int:
+    """Measure every way to serve the network without a GPU, and write a table and a plot."""
+    contestants = (len(cpu.FORMS) + 1) * len(cpu.BATCHES) + len(cpu.FORMS) * len(options.concurrency)
+    with _progress(contestants * options.rounds) as (advance, note):
+        note(f"{contestants} contestants, {options.rounds} turns of {options.seconds:g} s each, by turns")
+        measured = cpu.measure(
+            options.repository, options.name, options.concurrency, options.rounds, options.seconds, advance, options.architecture
+        )
+    promises = cpu.bars(measured)
+    record = {**circumstances(_command()), **measured, "bars": [asdict(bar) for bar in promises]}
+    stored = results.append(options.results, "cpu", record)
+    tables = {"Images a second on this CPU": cpu.table(stored), "What is promised": cpu.bar_table(promises)}
+    folder = options.results.parent
+    report.write_markdown(folder / "cpu.md", tables, stored)
+    picture = cpu.draw(stored, folder)
+    if options.json:
+        print(json.dumps(stored, indent=2))
+        return 0
+    for header, rows in tables.values():
+        _print(header, rows)
+        print()
+    print(f"written to {folder / 'cpu.md'}, {picture} and {picture.with_suffix('.png')}")
+    return 0
+
+
+def run_crops(options: argparse.Namespace) -> int:
+    """Write crops of the photographs."""
+    crops.write(options.folder, options.count)
     return 0
 
 

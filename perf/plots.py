@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,17 @@ _STYLE: Any = {
 }
 
 
+@contextmanager
+def picture(path: Path) -> Iterator[Any]:
+    """Axes to draw on, in the style of all pictures; they become an SVG, and a PNG beside it."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
+        yield axes
+        figure.savefig(path, metadata={"Date": None})
+        figure.savefig(path.with_suffix(".png"), dpi=150)
+        plt.close(figure)
+
+
 def draw(points: Sequence[Record], folder: Path) -> dict[str, Path]:
     """Draw every picture that the points allow.
 
@@ -47,15 +59,10 @@ def draw(points: Sequence[Record], folder: Path) -> dict[str, Path]:
         "where the time goes": _phases,
     }
     drawn = {}
-    with mpl.rc_context(_STYLE):
-        for name, picture in pictures.items():
-            figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
-            picture(axes, points)
-            path = folder / f"{name.replace(' ', '-')}.svg"
-            figure.savefig(path, metadata={"Date": None})
-            figure.savefig(path.with_suffix(".png"), dpi=150)
-            plt.close(figure)
-            drawn[name] = path
+    for name, plot in pictures.items():
+        drawn[name] = folder / f"{name.replace(' ', '-')}.svg"
+        with picture(drawn[name]) as axes:
+            plot(axes, points)
     return drawn
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,19 @@ def comparison_table(record: Record) -> tuple[list[str], list[list[str]]]:
         against = "1" if ratio is None else f"{ratio['value']:.3f} ({ratio['low']:.3f} – {ratio['high']:.3f})"
         rows.append([name, f"{middle:.1f} ({low:.1f} – {high:.1f})", against])
     return ["", "images/s, median (10 % – 90 %)", f"ratio to {next(iter(record['turns']))}"], rows
+
+
+def write_markdown(path: Path, tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[str]]]], record: Record) -> None:
+    """Titled tables of one run, with the machine above and the command below each.
+
+    Raises:
+        ResultsError: The file cannot be written.
+    """
+    sections = [Section(title, "", header, rows, commands=[record["command"]]) for title, (header, rows) in tables.items()]
+    try:
+        path.write_text(_markdown(sections, record), encoding="utf-8")
+    except OSError as error:
+        raise ResultsError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def tuning_table(record: Record) -> tuple[list[str], list[list[str]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -87,6 +88,12 @@ class Subject:
         cores = None if before.cpu_s is None or after.cpu_s is None else (after.cpu_s - before.cpu_s) / (after.at - before.at)
         runs = after.runs - before.runs
         return {"mean_batch": (after.images - before.images) / runs if runs else None, "cores": cores, "memory_mib": self._memory_mib()}
+
+    def memory_of(self, model: str) -> float:
+        """What the processes of one model's instances hold, in MiB; shared pages count in part."""
+        instance = re.compile(rf"{re.escape(model)}_\d+(_\d+)*$")  # as Triton calls it, on its stub's command line
+        stubs = [each for each in self._family() if any(map(instance.match, each.cmdline()))]
+        return sum(each.memory_full_info().pss for each in stubs) / _MEBIBYTE
 
     def _cpu_s(self) -> float | None:
         return sum(times.user + times.system for times in (each.cpu_times() for each in self._family())) if self._root else None

@@ -28,7 +28,7 @@ class Format:
         platform: Triton's `platform` in config.pbtxt, which chooses the backend; `openvino` is a `backend`.
         filename: Triton's default file name for that platform.
         runtime: A key of `server.runtimes.RUNTIMES`: what runs it in the parity gate and in our backends.
-        thread_parameter: The backend's name for the number of CPU threads of one run; 0 leaves it to the runtime. Empty where it has none.
+        thread_parameter: The backend's name for the number of CPU threads of one run; 0 leaves it open. Empty where it has none.
         packages: The distributions whose versions decide what the artifact looks like.
         precision: What it computes in unless told otherwise.
         precisions: What it can compute in.

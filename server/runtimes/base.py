@@ -45,7 +45,7 @@ class Runtime(ABC):
 
 
 def thread_count(parameters: Mapping[str, str], name: str) -> int:
-    """A thread count from a model's parameters; 0, as in the C++ backends, leaves the choice to the runtime.
+    """A thread count from a model's parameters; 0 leaves the choice open.
 
     Raises:
         ArtifactError: It is not a whole number.

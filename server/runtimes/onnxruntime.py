@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from server.cores import usable_cores
 from server.errors import ArtifactError
 from server.runtimes.base import Runtime, TensorSpec, flag, thread_count
 
@@ -20,7 +21,7 @@ class OnnxRuntime(Runtime):
 
     def __init__(self, artifact: Path, parameters: Mapping[str, str], device: str) -> None:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = thread_count(parameters, "intra_op_thread_count")
+        options.intra_op_num_threads = thread_count(parameters, "intra_op_thread_count") or usable_cores()
         options.inter_op_num_threads = thread_count(parameters, "inter_op_thread_count")
         if flag(parameters, "execution_mode", default=False):
             options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL

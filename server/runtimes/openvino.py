@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import openvino
 
+from server.cores import usable_cores
 from server.errors import ArtifactError
 from server.runtimes.base import Runtime, TensorSpec, thread_count
 
@@ -58,7 +59,9 @@ def _properties(parameters: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         ArtifactError: A value is not one that the backend takes.
     """
-    properties: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "bf16" if parameters.get("HINT_BF16") == "YES" else "f32"}
+    # Each instance is a process of its own, and all would bind themselves to the same cores.
+    properties: dict[str, Any] = {"ENABLE_CPU_PINNING": False}
+    properties |= {"INFERENCE_PRECISION_HINT": "bf16" if parameters.get("HINT_BF16") == "YES" else "f32"}
     if hint := parameters.get("PERFORMANCE_HINT"):
         if hint not in _HINTS:
             raise ArtifactError(f"parameter PERFORMANCE_HINT must be one of {', '.join(_HINTS)}, not {hint!r}")
@@ -68,8 +71,7 @@ def _properties(parameters: Mapping[str, str]) -> dict[str, Any]:
         properties["NUM_STREAMS"] = streams
     elif count := thread_count(parameters, "NUM_STREAMS"):
         properties["NUM_STREAMS"] = str(count)
-    if count := thread_count(parameters, "INFERENCE_NUM_THREADS"):
-        properties["INFERENCE_NUM_THREADS"] = count
+    properties["INFERENCE_NUM_THREADS"] = thread_count(parameters, "INFERENCE_NUM_THREADS") or usable_cores()
     return properties
 
 

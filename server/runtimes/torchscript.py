@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from server.cores import usable_cores
 from server.errors import ArtifactError
 from server.runtimes.base import Runtime, TensorSpec, flag, thread_count
 
@@ -27,8 +28,7 @@ class TorchScript(Runtime):
     """
 
     def __init__(self, artifact: Path, parameters: Mapping[str, str], device: str) -> None:
-        if threads := thread_count(parameters, "INTRA_OP_THREAD_COUNT"):
-            torch.set_num_threads(threads)
+        torch.set_num_threads(thread_count(parameters, "INTRA_OP_THREAD_COUNT") or usable_cores())
         if threads := thread_count(parameters, "INTER_OP_THREAD_COUNT"):
             torch.set_num_interop_threads(threads)
         self._optimized = not flag(parameters, "DISABLE_OPTIMIZED_EXECUTION", default=False)
