@@ -59,7 +59,7 @@ class Reporter:
     def phases(self) -> Iterator[Phases]:
         """A progress bar for each phase of a long work that tells its phases as it goes, from any thread."""
         columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=self._console, transient=True) as progress:
+        with Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal) as progress:
             yield Phases(progress)
 
 

@@ -118,8 +118,8 @@ def bars(record: Record) -> list[Bar]:
 
 def table(record: Record) -> tuple[list[str], list[list[str]]]:
     """One row for each way to run the network: medians, and the 10th to the 90th percentile of the rounds."""
-    header = ["", *(f"raw, batch {batch}" for batch in BATCHES), *(f"served, {level} at once" for level in record["concurrencies"])]
-    header += [f"p50 / p99 ms at {level}" for level in (record["concurrencies"][0], record["concurrencies"][-1])] + ["memory MiB"]
+    header = ["", *(f"raw, batch {batch}" for batch in BATCHES), *(f"{level} at once" for level in record["concurrencies"])]
+    header += [f"p50/p99 ms, {level}" for level in (record["concurrencies"][0], record["concurrencies"][-1])] + ["MiB"]
     rows = [[EAGER, *(_spread(record["turns"][_key(EAGER, batch)]) for batch in BATCHES)]]
     rows[0] += [""] * (len(header) - len(rows[0]))
     for model, memory in record["memory_mib"].items():
@@ -129,7 +129,7 @@ def table(record: Record) -> tuple[list[str], list[list[str]]]:
                 model.removeprefix(record["name"] + "_"),
                 *(_spread(record["turns"][_key(f"raw:{model}", batch)]) for batch in BATCHES),
                 *(_spread(record["turns"][_key(model, level)]) for level in record["concurrencies"]),
-                *(f"{np.median(end[_P50]):.0f} / {np.median(end[_P99]):.0f}" for end in ends),
+                *(f"{np.median(end[_P50]):.0f}/{np.median(end[_P99]):.0f}" for end in ends),
                 f"{memory:.0f}",
             ]
         )
@@ -162,7 +162,7 @@ def draw(record: Record, folder: Path) -> Path:
         axes.set_xticks(levels, [str(level) for level in levels])
         axes.minorticks_off()
         axes.set(xlabel="requests at once, one image each (dotted: the runtime alone)", ylabel="images a second", ylim=(0, None))
-        axes.legend(frameon=False, ncols=2)
+        axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=9)
     return path
 
 

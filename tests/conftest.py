@@ -17,6 +17,7 @@ from export.network import ARCHITECTURES
 from export.pipeline import Outcome, Request, export
 from export.reporting import Reporter
 from server.launcher import Ports, Server
+from tests.trained import Trained, train
 
 # A shell starts what it runs in the background with SIGINT ignored, and children inherit that; the tests of Ctrl-C want it heeded.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -52,6 +53,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> list[Outcome]:
 
     logits = tiny_request(repository, name="logits", output=OutputKind.LOGITS, architecture=replace(TINY, classes=10), labels=str(ten))
     return outcomes + export(logits, QUIET)
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The small network trained to read digits: half a minute."""
+    return train(tmp_path_factory.mktemp("digits"))
 
 
 @pytest.fixture(scope="session")
@@ -124,6 +131,15 @@ def tree():
         }
 
     return look
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where downloads and calibrations are kept: not in the user's own cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_HOME", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session", autouse=True)

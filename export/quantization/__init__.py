@@ -21,7 +21,7 @@ class Quantization:
     """How the user wants a network quantised.
 
     Attributes:
-        calibration: A folder of images like those that will be served, or one of them per line of a pattern: what `client.sources` takes.
+        calibration: A folder of images like those that will be served.
         method: One of `METHODS`, or `auto`: all are tried, and the one whose answers on calibration images are the nearest is taken.
         keep_fp32: Layers that stay in floating point; `("auto",)` leaves out the worst ones until the guard is content.
         truth: Where the images' classes are known, as `client.evaluation.read_truth` takes it; accuracy is judged then, too.

@@ -41,6 +41,8 @@ class Images:
     def __init__(self, options: Quantization, preprocessing: Preprocessing) -> None:
         self._options = options
         self._preprocessing = preprocessing
+        if not options.calibration.is_dir():
+            raise CalibrationError(f"{options.calibration} is no folder of images to calibrate with")
         try:
             paths = [Path(name) for name in expand([str(options.calibration)])]
         except (ClientError, OSError) as error:

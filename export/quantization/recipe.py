@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -103,6 +104,7 @@ def _statistics(graph: qdq.Graph, source: Path, weights: str, images: Images, re
     if known := Statistics.load(cached, graph.tensors):
         reporter.note(f"  statistics of {len(images.calibration)} images: as measured before, in {cached}")
         return known
+    started = time.monotonic()
     with reporter.phases() as phases:
         label = "calibrating"
         phases.start(label, len(images.calibration))
@@ -110,6 +112,7 @@ def _statistics(graph: qdq.Graph, source: Path, weights: str, images: Images, re
         prepared = images.prepared(images.calibration)
         statistics = collect(graph.model, graph.tensors, prepared, lambda: phases.step(label, next(done)))
         phases.finish(label)
+    reporter.note(f"  calibrating on {len(images.calibration)} images ({time.monotonic() - started:.1f} s)")
     try:
         statistics.save(cached)
     except OSError as error:  # the next export measures them again

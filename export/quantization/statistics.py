@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import onnx
@@ -85,7 +86,7 @@ class Statistics:
                 rows = zip(file["names"], file["counts"], file["limits"], strict=True)
                 histograms = {str(name): Histogram(counts, float(limit), float(peak)) for name, counts, (limit, peak) in rows}
                 answers = file["answers"]
-        except (OSError, ValueError, KeyError, EOFError):
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             return None
         return cls(histograms, answers) if histograms.keys() >= set(names) else None
 

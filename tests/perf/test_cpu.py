@@ -1,0 +1,65 @@
+"""`perf cpu`: every way to run the network on a CPU, in one run, and what is promised of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from export.pipeline import export
+from export.quantization import Quantization
+from perf import cpu, results
+from perf.cli import main
+from tests.conftest import QUIET, tiny_request
+
+
+@pytest.fixture(scope="module")
+def forms(tmp_path_factory):
+    root = tmp_path_factory.mktemp("forms") / "models"
+    images = tmp_path_factory.mktemp("crops") / "images"
+    assert main(["crops", str(images), "--count", "20"]) == 0
+    assert len(list(images.glob("*.jpg"))) == 20
+    export(tiny_request(root, formats=("torchscript", "onnx", "openvino")), QUIET)
+    export(tiny_request(root, formats=("openvino",), precision="bf16"), QUIET)
+    export(tiny_request(root, formats=("openvino",), precision="int8", quantization=Quantization(images, "minmax", min_agreement=0)), QUIET)
+    return root
+
+
+def test_every_way_is_measured_in_every_round(forms, tmp_path, capsys):
+    path = tmp_path / "results.jsonl"
+    arguments = ["cpu", "--name", "tiny", "--repository", str(forms), "--results", str(path), "--concurrency", "1,2"]
+    assert main([*arguments, "--rounds", "2", "--seconds", "0.3", "--architecture", "se-resnext-tiny"]) == 0
+    (record,) = results.read(path)
+    assert len(record["turns"]) == 2 * 6 + 5 * 2
+    assert all(len(turns) == 2 and min(turns) > 0 for turns in record["turns"].values())
+    assert all(0 < min(found["p50"]) <= max(found["p99"]) for found in record["latency"].values())
+    assert record["memory_mib"].keys() == {f"tiny_{form}" for form in cpu.FORMS}
+    assert min(record["memory_mib"].values()) > 20
+    assert [bar["least"] for bar in record["bars"]] == [4.0, 3.3, 2.7, 1.9, *[0.93] * 5]
+    said = capsys.readouterr().out
+    for words in ("eager PyTorch", "openvino_int8", "2 at once", "INT8 served, throughput, over TorchScript served"):
+        assert words in said
+        assert words in (tmp_path / "cpu.md").read_text()
+    for name in ("cpu.svg", "cpu.png"):
+        assert (tmp_path / name).stat().st_size > 10_000
+
+
+def record_with(int8: list[float]) -> dict:
+    turns: dict[str, list[float]] = {}
+    for form in cpu.FORMS:
+        speed = {"torchscript": 8.0, "onnx": 10.0, "openvino": 10.0, "openvino_bf16": 20.0}.get(form)
+        for batch in cpu.BATCHES:
+            turns[f"raw:n_{form} {batch}"] = [speed or 40.0] * 3
+        for level in (1, 4):
+            turns[f"n_{form} {level}"] = [speed] * 3 if speed else int8
+    latency = {"n_onnx 1": {"p50": [90.0] * 3}, "n_openvino_int8 1": {"p50": [30.0] * 3}}
+    return {"name": "n", "concurrencies": [1, 4], "turns": turns, "latency": latency}
+
+
+def test_a_promise_is_kept_or_missed_or_lost_in_noise():
+    def verdicts(int8: list[float]) -> list[str]:
+        _, rows = cpu.bar_table(cpu.bars(record_with(int8)))
+        return [row[-1] for row in rows]
+
+    assert verdicts([39.0, 39.1, 39.0]) == ["kept"] * 9
+    assert verdicts([20.0, 20.1, 20.0])[:2] == ["MISSED"] * 2
+    assert verdicts([20.0, 60.0, 40.0])[0] == "kept, within the noise"
+    assert verdicts([20.0, 25.0, 45.0])[0] == "missed, within the noise"

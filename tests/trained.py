@@ -1,0 +1,87 @@
+"""A small network of the family that was really trained, because random weights prove nothing about lost accuracy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from client.images import load_image
+from client.preprocessing import Preprocessing
+from export.network import ARCHITECTURES, SEResNeXt
+from export.pipeline import Request
+from export.quantization import Quantization
+
+CONTRACT = Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+ARCHITECTURE = replace(ARCHITECTURES["se-resnext-tiny"], classes=10)
+_EPOCHS = 14
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint, and the images it was and was not trained on, a folder for each class."""
+
+    checkpoint: Path
+    seen: Path
+    unseen: Path
+
+
+def digits_request(digits: Trained, repository: Path, **changes: object) -> Request:
+    """An export of the trained network; in INT8 with its own training images unless told otherwise."""
+    options: dict[str, object] = {
+        "weights": str(digits.checkpoint),
+        "repository": repository,
+        "formats": ("openvino", "onnx"),
+        "precision": "int8",
+        "quantization": Quantization(digits.seen, truth=digits.seen),
+        "name": "digits",
+        "architecture": ARCHITECTURE,
+        "preprocessing": CONTRACT,
+        "labels": "none",
+    }
+    return Request(**options | changes)  # type: ignore[arg-type]
+
+
+def train(folder: Path) -> Trained:
+    """Train on one half of scikit-learn's 1797 handwritten digits (UCI, Alpaydin and Kaynak); the other half is to test on."""
+    digits = load_digits()
+    for index, (pixels, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
+        path = folder / ("seen" if index % 2 else "unseen") / str(digit) / f"{index:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        square = Image.fromarray((pixels * 255 / 16).astype(np.uint8)).resize((32, 32), Image.Resampling.BILINEAR)
+        canvas = Image.new("RGB", (36, 36))
+        canvas.paste(square, (2, 2))
+        canvas.save(path)
+    paths = sorted((folder / "seen").rglob("*.png"))
+    images = torch.from_numpy(np.stack([CONTRACT(load_image(path)) for path in paths]))
+    classes = torch.tensor([int(path.parent.name) for path in paths])
+    checkpoint = folder / "digits.pth"
+    torch.save(_fit(images, classes).state_dict(), checkpoint)
+    return Trained(checkpoint, folder / "seen", folder / "unseen")
+
+
+def _fit(images: torch.Tensor, classes: torch.Tensor) -> SEResNeXt:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = SEResNeXt(ARCHITECTURE)
+        network.train()
+        steps = _EPOCHS * (len(images) // _BATCH)
+        optimizer = torch.optim.AdamW(network.parameters(), weight_decay=1e-2)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=steps)
+        for _ in range(_EPOCHS):
+            order = torch.randperm(len(images))
+            for start in range(0, len(images) - _BATCH + 1, _BATCH):
+                chosen = order[start : start + _BATCH]
+                shift = torch.randint(-2, 3, (2,)).tolist()
+                scores = network(torch.roll(images[chosen], shift, dims=(2, 3)))
+                loss = torch.nn.functional.cross_entropy(scores, classes[chosen])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+    return network.eval()
