@@ -134,7 +134,10 @@ def _parser() -> argparse.ArgumentParser:
 
     quantization = parser.add_argument_group("INT8")
     quantization.add_argument(
-        "--calibration", type=Path, metavar="DIR", help="100 to 500 images like those that will be served; every fifth is kept to judge by"
+        "--calibration",
+        type=Path,
+        metavar="DIR",
+        help="100 to 500 images like those that will be served (of more, some 500 are taken); every fifth judges",
     )
     quantization.add_argument(
         "--calibration-method",
@@ -337,13 +340,12 @@ def _parity_table(manifests: Sequence[Manifest]) -> Table:
 def _quantization_lines(facts: dict[str, Any]) -> list[str]:
     """How a network was quantised, and where that hurts most."""
     tried = ", ".join(f"{name} {error:.1e}" for name, error in facts["methods"].items())
-    kept = len(facts["keep_fp32"])
     layers = facts["layers"]
     worst = ", ".join(f"{name} {noise:.1%}" for name, noise in list(layers.items())[:4])
     kernels = ", ".join(f"{count} in {kind}" for kind, count in facts["kernels"].items())
     return [
         f"calibrated on {facts['calibration_images']} images by {facts['method']}" + (f" (errors there: {tried})" if tried else ""),
-        f"{len(layers) - kept} of {len(layers)} layers in INT8; the noise on a layer's output is largest in {worst}",
+        f"{facts['int8']} of {facts['int8'] + len(facts['keep_fp32'])} layers in INT8; the noise on a layer's output is largest in {worst}",
         f"OpenVINO runs the convolutions, squeezes and expansions included, {kernels}",
     ]
 

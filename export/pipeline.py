@@ -343,7 +343,7 @@ def _materials(
 
         with reporter.step("exporting the ONNX to quantise"):
             source = material("fp32").onnx
-        quantized = quantize(source, identity, request.quantization, images, gate, scratch, reporter)
+        quantized = quantize(source, f"{identity} {folded.network.architecture}", request.quantization, images, gate, scratch, reporter)
         check_onnx(quantized.path, "int8", target)
         return {"int8": material("int8", quantized.path)}, None, quantized.facts
     return {precision: material(precision) for precision in precisions}, ranges, None

@@ -147,7 +147,7 @@ def _add_measuring(commands: Any) -> None:
     cpu.add_argument(
         "--concurrency", type=_numbers, default=(1, 2, 4, 8, 16), metavar="N,N", help="requests under way (default: 1,2,4,8,16)"
     )
-    cpu.add_argument("--rounds", type=_several, default=5, metavar="N", help="turns of each, two at least (default: 5)")
+    cpu.add_argument("--rounds", type=_several, default=4, metavar="N", help="turns of each, two at least (default: 4)")
     cpu.add_argument("--seconds", type=float, default=5.0, metavar="S", help="of one turn (default: 5)")
     cpu.add_argument("--architecture", default="se-resnext101-32x4d", metavar="NAME", help="of the eager network")
 

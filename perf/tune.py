@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from perf.compare import Comparison, compare
 from perf.errors import PerfError
 from perf.load import Generator, Load, Measurement
 from perf.serving import Subject
+from server.cores import usable_cores
 
 KEPT_FILENAME = "config.pbtxt.before-tuning"
 _DELAYS_US = (500, 2000, 5000)
@@ -111,6 +111,7 @@ class Tuner:
             raise PerfError(f"{repository} holds no model {load.model} that this toolkit published")
         self._config = config.from_text((folder.parent / CONFIG_FILENAME).read_text(encoding="utf-8"))
         self._thread_parameter = FORMATS[facts.format].thread_parameter
+        self._batched = self._config.max_batch_size > 0
         self._gpu = self._config.instance_group[0].kind == pb.ModelInstanceGroup.KIND_GPU
         self._subject = subject
         self._load = load
@@ -158,7 +159,9 @@ class Tuner:
                         continue
                     if (trial := attempt(step, setting)).score > best.score * _WORTH:
                         best = trial
-            grid = len(list(self._parallelism(self.current))) * len(list(self._batches(self.current))) * (1 + len(_DELAYS_US))
+            grid = len(list(self._parallelism(self.current)))
+            if self._batched:
+                grid *= len(list(self._batches(self.current))) * (1 + len(_DELAYS_US))
             if best.setting == self.current:
                 return Tuning(trials, best, None, grid)
 
@@ -183,12 +186,13 @@ class Tuner:
             staged.publish()
 
     def _questions(self) -> Iterable[tuple[str, Callable[[Setting], Iterable[Setting]]]]:
-        return (("instances", self._parallelism), ("largest batch", self._batches), ("queue delay", self._delays))
+        batching = (("largest batch", self._batches), ("queue delay", self._delays)) if self._batched else ()
+        return (("instances", self._parallelism), *batching)
 
     def _parallelism(self, best: Setting) -> Iterable[Setting]:
         if self._gpu:
             return [replace(best, instances=count) for count in _GPU_INSTANCES]
-        cores = len(os.sched_getaffinity(0))
+        cores = usable_cores()
         counts = [count for count in (1, 2, 4, 8, 16) if count <= cores]
         settings = [replace(best, instances=count, threads=cores // count if self._thread_parameter else 0) for count in counts]
         return [*settings, replace(best, instances=2, threads=cores if self._thread_parameter else 0)]
@@ -206,11 +210,13 @@ class Tuner:
     def _with(self, setting: Setting) -> pb.ModelConfig:
         changed = pb.ModelConfig()
         changed.CopyFrom(self._config)
-        changed.max_batch_size = setting.max_batch
         changed.instance_group[0].count = setting.instances
-        changed.dynamic_batching.max_queue_delay_microseconds = setting.delay_us
         if self._thread_parameter:
             changed.parameters[self._thread_parameter].string_value = str(setting.threads)
+        if not self._batched:
+            return changed
+        changed.max_batch_size = setting.max_batch
+        changed.dynamic_batching.max_queue_delay_microseconds = setting.delay_us
         for warmup in [each for each in changed.model_warmup if each.batch_size > setting.max_batch]:
             changed.model_warmup.remove(warmup)
         if not any(each.batch_size == setting.max_batch for each in changed.model_warmup):

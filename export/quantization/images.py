@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,13 @@ from export.quantization import Quantization
 from export.weights.checkpoint import sha256_of_file
 
 ADVISED = 100
+MOST = 500
 _LEAST = 10
 _HELD_OUT = 5  # every fifth
 
 
 class Images:
-    """The images of one quantisation.
+    """The images of one quantisation; of a larger folder, so many from all over it.
 
     Args:
         options: Where they are, and their classes.
@@ -50,15 +52,19 @@ class Images:
         if len(paths) < _LEAST:
             raise CalibrationError(
                 f"{options.calibration} holds {len(paths)} images, and at least {_LEAST} are needed to calibrate: "
-                f"give {ADVISED} to 500 like those that will be served"
+                f"give {ADVISED} to {MOST} like those that will be served"
             )
+        paths = paths[:: -(-len(paths) // MOST)]
         self.held_out = paths[_HELD_OUT - 1 :: _HELD_OUT]
         self.calibration = [path for index, path in enumerate(paths) if index % _HELD_OUT != _HELD_OUT - 1]
 
     def digest(self) -> str:
         """Of every image's content and of how it is prepared: equal for two sets that give the same statistics."""
-        digests = [sha256_of_file(path) for path in [*self.calibration, *self.held_out]]
-        return hashlib.sha256(" ".join([*digests, repr(self._preprocessing)]).encode()).hexdigest()
+        return hashlib.sha256(" ".join([*self._digests, repr(self._preprocessing)]).encode()).hexdigest()
+
+    @cached_property
+    def _digests(self) -> list[str]:
+        return [sha256_of_file(path) for path in [*self.calibration, *self.held_out]]
 
     def prepared(self, paths: list[Path]) -> Iterator[np.ndarray]:
         """Each image as the network takes it, float32 [3, crop, crop].

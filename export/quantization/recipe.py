@@ -18,7 +18,7 @@ from export.errors import CalibrationError
 from export.formats import FORMATS
 from export.parity import Gate, relative_error
 from export.quantization import AUTO, METHODS, Quantization, qdq, sensitivity
-from export.quantization.images import ADVISED, Images
+from export.quantization.images import ADVISED, MOST, Images
 from export.quantization.statistics import VERSION, Statistics, collect
 from export.quantization.thresholds import threshold
 from export.reporting import Reporter
@@ -37,7 +37,8 @@ class Quantized:
     Attributes:
         path: The Q/DQ ONNX.
         facts: For the manifest: `calibration_images`, `held_out_images`, `method`, `methods` (each one's error on calibration images),
-            `keep_fp32`, `layers` (the noise on each), `kernels` (how many convolutions OpenVINO runs in which type, SE blocks included).
+            `keep_fp32`, `int8` (how many layers are), `layers` (the noise that it puts on each), `kernels` (how many convolutions OpenVINO
+            runs in which type, SE blocks included).
     """
 
     path: Path
@@ -54,7 +55,7 @@ def quantize(source: Path, weights: str, options: Quantization, images: Images, 
 
     Args:
         source: The FP32 ONNX.
-        weights: What tells its weights from others; statistics are cached under it.
+        weights: What tells the network from others; statistics are cached under it.
         options: How.
         images: With what.
         gate: Over the images that were held out.
@@ -70,13 +71,15 @@ def quantize(source: Path, weights: str, options: Quantization, images: Images, 
     if unknown := sorted(set(kept) - graph.layers.keys()):
         raise CalibrationError(f"--keep-fp32 names {', '.join(unknown)}; layers are called {', '.join(islice(graph.layers, 4))} and so on")
     if (count := len(images.calibration) + len(images.held_out)) < ADVISED:
-        reporter.note(f"  {count} images are few to calibrate with: {ADVISED} to 500, like those that will be served, give better ranges")
+        reporter.note(
+            f"  {count} images are few to calibrate with: {ADVISED} to {MOST}, like those that will be served, give better ranges"
+        )
     statistics = _statistics(graph, source, weights, images, reporter)
     method, errors, thresholds = _choose(graph, statistics, options, kept, images, gate, scratch, reporter)
     path = scratch / "int8.onnx"
     with reporter.step(f"quantising with {method}"):
         qdq.write(graph, thresholds, kept, path)
-        layers = sensitivity.noise(graph, onnx.load(path), islice(images.prepared(images.calibration), _PROBED))
+        layers = sensitivity.noise(graph, onnx.load(path), images.prepared(images.calibration[_spread(len(images.calibration), _PROBED)]))
     for kept in _worse_and_worse(layers) if automatic else ():
         qdq.write(graph, thresholds, kept, path)
         parity = gate.measure(_load(path), "int8")
@@ -91,6 +94,7 @@ def quantize(source: Path, weights: str, options: Quantization, images: Images, 
             "method": method,
             "methods": errors,
             "keep_fp32": list(kept),
+            "int8": len(graph.layers) - len(kept),
             "layers": layers,
             "kernels": _load(path).kernels("Convolution"),
         },
@@ -144,13 +148,18 @@ def _choose(
             path = scratch / f"{method}.onnx"
             qdq.write(graph, thresholds, kept, path)
             runtime = _load(path)
-            tried = islice(images.prepared(images.calibration), _TRIED)
-            answers = np.concatenate([runtime.run(image[None]) for image in tried])
-            expected = statistics.answers[: len(answers)]
+            tried = _spread(len(images.calibration), _TRIED)
+            answers = np.concatenate([runtime.run(image[None]) for image in images.prepared(images.calibration[tried])])
+            expected = statistics.answers[tried]
             errors[method] = float(relative_error(gate.scores(answers), gate.scores(expected)).mean())
             path.unlink()
     best = min(errors, key=lambda method: errors[method])
     return best, errors, candidates[best]
+
+
+def _spread(count: int, wanted: int) -> slice:
+    """About so many of a list, from all over it: images come sorted, often by class."""
+    return slice(0, None, max(1, count // wanted))
 
 
 def _worse_and_worse(layers: Mapping[str, float]) -> Iterator[tuple[str, ...]]:

@@ -63,6 +63,22 @@ def test_what_is_chosen_is_written_served_and_undone(own, capsys):
     assert "it was not tuned, or that was undone" in capsys.readouterr().err
 
 
+def test_a_model_without_a_batcher(repository, tmp_path):
+    """There is nothing to ask about batches, and a config with a batcher would not load."""
+    own = tmp_path / "models"
+    shutil.copytree(repository / "tiny_openvino", own / "tiny_openvino")
+    with serving(own, ["tiny_openvino"], control=True) as subject:
+        tuner = Tuner(subject, own, Load("tiny_openvino"), None, window_s=0.1)
+        assert tuner.current == Setting(2, 0, 0, 0)
+        tuning = tuner.search(2)
+        assert {trial.step for trial in tuning.trials} == {"as it is", "instances"}
+        assert all(trial.throughput > 0 for trial in tuning.trials)
+        tuner.write(own, Setting(1, 1, 0, 0))
+    config = from_text((own / "tiny_openvino" / "config.pbtxt").read_text())
+    assert (config.instance_group[0].count, config.max_batch_size, config.HasField("dynamic_batching")) == (1, 0, False)
+    assert config.parameters["INFERENCE_NUM_THREADS"].string_value == "1"
+
+
 def test_only_what_is_certainly_faster_is_chosen():
     best = Trial("instances", Setting(2, 1, 8, 0), 110.0, 20.0, within=True)
 
