@@ -6,7 +6,9 @@ a runtime can fuse what follows; but the identity of every residual sum has, so 
 (NVIDIA's advice in TensorRT issue 1992, and what its ModelOpt does).
 
 ONNX Runtime's quantiser was chosen over NNCF and ModelOpt: it takes ranges from outside and a list of nodes, both of which make the
-rules above exact, and it is a part of a package that is here already; ModelOpt drives the same one.
+rules above exact, and it is a part of a package that is here already; ModelOpt drives the same one. NNCF 3.4, with its defaults, on the
+full network, was as fast in OpenVINO (37.0 images a second; this graph 37.3) and agreed with FP32 as often, but it quantises
+half of the Squeeze-and-Excitations, and its result is OpenVINO's only.
 """
 
 from __future__ import annotations
