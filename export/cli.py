@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.errors import ExportError
+from export.quantization import AUTO, METHODS
 from export.tensorrt.options import add_tuning, tuning_of
 from server import TRITON_RELEASE
 
@@ -141,8 +142,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     quantization.add_argument(
         "--calibration-method",
-        choices=("auto", "minmax", "percentile", "entropy"),
-        default="auto",
+        choices=(AUTO, *METHODS),
+        default=AUTO,
         help="how ranges follow from them (default: auto, the one that answers nearest to FP32)",
     )
     quantization.add_argument(

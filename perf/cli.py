@@ -32,7 +32,7 @@ exit codes:
   2   wrong usage
   69  no perf_analyzer, or no server answers
   73  the results cannot be written
-  130 interrupted; what was measured is kept, and the same command goes on
+  130 interrupted; what a sweep has measured is kept, and the same command goes on
 """
 
 
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; what was measured is kept, and the same command goes on", file=sys.stderr)
+        print(f"interrupted; {options.interrupted}", file=sys.stderr)
         return 130
 
 
@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.set_defaults(interrupted="nothing of this was kept: run it again")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_measuring(commands)
     overhead = commands.add_parser(
@@ -111,6 +112,7 @@ def _add_measuring(commands: Any) -> None:
     sweep.add_argument("--shared-memory", action="store_true", help="each load also through system shared memory")
     sweep.add_argument("--window", type=float, default=1.0, metavar="S", help="shortest measurement window (default: 1)")
     sweep.add_argument("--again", action="store_true", help="measure also what the results hold already")
+    sweep.set_defaults(interrupted="what was measured is kept, and the same command goes on")
     sweep.add_argument("--http-url", default="", metavar="HOST:PORT", help="with --url: where it speaks HTTP")
 
     compare = commands.add_parser(

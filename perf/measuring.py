@@ -18,7 +18,7 @@ from rich.table import Table
 from client import Classifier
 from perf import cpu, crops, report, results
 from perf.compare import Ratio, Turn, compare, saved
-from perf.errors import PerfError
+from perf.errors import PerfError, ResultsError
 from perf.load import Generator, Load
 from perf.machine import circumstances
 from perf.raw import Raw
@@ -178,7 +178,10 @@ def run_cpu(options: argparse.Namespace) -> int:
 
 def run_crops(options: argparse.Namespace) -> int:
     """Write crops of the photographs."""
-    crops.write(options.folder, options.count)
+    try:
+        crops.write(options.folder, options.count)
+    except OSError as error:
+        raise ResultsError(f"{options.folder} cannot be written: {error.strerror}") from None
     return 0
 
 

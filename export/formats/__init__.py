@@ -6,7 +6,7 @@ A format is one entry here and a module with a function `export(material, folder
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,31 +58,22 @@ class Format:
 
 
 _ONNX_PACKAGES = ("torch", "onnxscript", "onnx")
+_ONNX = Format(
+    "onnx",
+    "onnx",
+    "onnxruntime_onnx",
+    "model.onnx",
+    "onnxruntime",
+    "intra_op_thread_count",
+    _ONNX_PACKAGES,
+    precisions=("fp32", "fp16", "int8"),
+)
 FORMATS = {
     format.name: format
     for format in (
         Format("torchscript", "torchscript", "pytorch_libtorch", "model.pt", "torchscript", "INTRA_OP_THREAD_COUNT", ("torch",)),
-        Format(
-            "onnx",
-            "onnx",
-            "onnxruntime_onnx",
-            "model.onnx",
-            "onnxruntime",
-            "intra_op_thread_count",
-            _ONNX_PACKAGES,
-            precisions=("fp32", "fp16", "int8"),
-        ),
-        Format(
-            "onnx_trt",
-            "onnx",
-            "onnxruntime_onnx",
-            "model.onnx",
-            "onnxruntime",
-            "intra_op_thread_count",
-            _ONNX_PACKAGES,
-            precision="fp16",
-            gpu_only=True,
-        ),
+        _ONNX,
+        replace(_ONNX, name="onnx_trt", precision="fp16", precisions=("fp32", "fp16"), gpu_only=True),
         Format(
             "openvino",
             "openvino",

@@ -42,6 +42,12 @@ def test_every_way_is_measured_in_every_round(forms, tmp_path, capsys):
         assert (tmp_path / name).stat().st_size > 10_000
 
 
+def test_crops_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["crops", str(tmp_path / "file" / "crops")]) == 73
+    assert capsys.readouterr().err == f"error: {tmp_path / 'file' / 'crops'} cannot be written: Not a directory\n"
+
+
 def record_with(int8: list[float]) -> dict:
     turns: dict[str, list[float]] = {}
     for form in cpu.FORMS:
