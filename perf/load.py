@@ -11,7 +11,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +22,11 @@ from perf import analyzer
 from perf.errors import AnalyzerFailed, Unstable
 
 _UNSTABLE = ("Failed to obtain stable measurement", "No valid requests recorded within time interval")
-_LAST_WINDOW_S = 2.0  # at least, where nothing agreed
 _WINDOWS = 3  # that perf_analyzer wants to agree
-_ANY = 999  # percent: windows that always agree
-_RETRIES = 1
+_TRIALS = 8  # windows in a row in which it looks for those
+_ANY = 999  # percent: windows that always agree, if each has an answer
+_TRIES = 2  # for windows that agree
+_LAST_WINDOWS_S = (2.0, 8.0, 20.0)  # for whatever there is, where nothing agreed
 _OUTPUT_BYTES = 1 << 16  # of shared memory for an answer
 _PHASES = {
     "client send": "Client Send",
@@ -127,19 +128,23 @@ class Generator:
         Raises:
             AnalyzerFailed: perf_analyzer ended without a measurement: the server went, or refuses the load.
         """
-        for attempt in range(1 + _RETRIES):
+        for attempt in range(_TRIES):
             with suppress(Unstable):
                 if attempt:
                     retried()
                 return self._run(load, window_s * 2**attempt, agreement=10)
-        return self._run(load, max(window_s * 2 ** (_RETRIES + 1), _LAST_WINDOW_S), agreement=_ANY, stable=False)
+        return self._whatever(load, [max(window_s * 2**_TRIES, least) for least in _LAST_WINDOWS_S], stable=False)
 
     def turn(self, load: Load, seconds: float) -> Measurement:
         """Measure for about so long, whatever it gives."""
-        try:
-            return self._run(load, seconds / _WINDOWS, agreement=_ANY)
-        except Unstable:  # nothing came back for a whole window
-            return self._run(load, seconds, agreement=_ANY)
+        return self._whatever(load, [seconds / _WINDOWS, seconds, *_LAST_WINDOWS_S])
+
+    def _whatever(self, load: Load, windows_s: Sequence[float], *, stable: bool = True) -> Measurement:
+        """Three windows that need not agree; longer ones where one of them passed without an answer."""
+        for window_s in windows_s:
+            with suppress(Unstable):
+                return self._run(load, window_s, agreement=_ANY, stable=stable)
+        raise AnalyzerFailed(f"{load}: in {max(windows_s):g} s there was no answer")
 
     def _run(self, load: Load, window_s: float, agreement: int, *, stable: bool = True) -> Measurement:
         table = self._folder / "measured.csv"
@@ -149,7 +154,7 @@ class Generator:
         level = ["--request-rate-range", f"{load.rate:g}"] if load.rate else ["--concurrency-range", str(load.concurrency)]
         memory = ["--shared-memory", "system", "--output-shared-memory-size", str(_OUTPUT_BYTES)] if load.shared_memory else []
         command = [self._program, "-m", load.model, "-u", self._urls[load.protocol], "-i", load.protocol, "-b", batch, "--async"]
-        command += [*level, *memory, "--input-data", inputs, "-s", agreement, "-r", 3 if agreement == _ANY else 8]
+        command += [*level, *memory, "--input-data", inputs, "-s", agreement, "-r", _TRIALS]
         command += ["--measurement-interval", round(window_s * 1000), "-f", table]
         children, own, started = _children_cpu(), time.process_time(), time.perf_counter()
         done = _run_group([str(part) for part in command], os.environ | self._environment)

@@ -72,7 +72,8 @@ def test_a_model_without_a_batcher(server, tmp_path):
     assert main(["sweep", "--model", "tiny_openvino", "--concurrency", "1", "--batches", "1,4", *common]) == 0
     one, four = records(results)
     for record, batch in ((one, 1), (four, 4)):
-        assert record["throughput"] * record["latency"]["p50"] / 1000 == pytest.approx(batch, rel=0.5)
+        in_flight = record["throughput"] * sum(record["phases"].values()) / 1000  # Little's law
+        assert in_flight == pytest.approx(batch, rel=0.3)
 
 
 def test_request_rates(server, tmp_path):
@@ -157,7 +158,8 @@ def test_ctrl_c_keeps_what_is_done(server, tmp_path):
     assert process.returncode == 130
     assert "interrupted; what was measured is kept" in err and "Traceback" not in err
     assert 1 <= len(records(results)) < 4
-    assert not children("perf_analyzer")
+    psutil.wait_procs(left := children("perf_analyzer"), timeout=10)
+    assert not [each for each in left if each.is_running()]
 
 
 def test_every_combination_is_a_load():
@@ -173,4 +175,6 @@ def test_photographs_are_what_is_sent(server):
 
 
 def children(name: str) -> list[psutil.Process]:
-    return [each for each in psutil.process_iter(["name"]) if each.info["name"] == name]
+    """Those that run; one that has ended and waits for its parent to notice does not."""
+    found = psutil.process_iter(["name", "status"])
+    return [each for each in found if each.info["name"] == name and each.info["status"] != psutil.STATUS_ZOMBIE]
