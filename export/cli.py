@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from export.manifest import Manifest
-    from export.pipeline import Outcome, Request
+    from export.pipeline import Outcome
     from export.quantization import Quantization
     from export.reporting import Reporter
+    from export.request import Request
 
 UNTRAINED = (
     " UNTRAINED WEIGHTS  They were made from a seed, for trying things out.",
@@ -210,7 +211,7 @@ def _request(options: argparse.Namespace) -> Request:
     from export.config import Serving
     from export.errors import OptionError
     from export.network import ARCHITECTURES
-    from export.pipeline import Request
+    from export.request import Request
     from export.tensorrt.plan import PlanRequest
 
     architecture = ARCHITECTURES.get(options.architecture)
@@ -260,9 +261,12 @@ def _request(options: argparse.Namespace) -> Request:
 
 
 def _quantization(options: argparse.Namespace) -> Quantization | None:
+    from export.errors import OptionError
     from export.quantization import Quantization
 
     if options.calibration is None:
+        if options.truth or options.keep_fp32:
+            raise OptionError("--truth and --keep-fp32 are for INT8: name them with --precision int8 and --calibration DIR")
         return None
     keep = tuple(filter(None, options.keep_fp32.split(",")))
     return Quantization(options.calibration, options.calibration_method, keep, options.truth, options.min_agreement)

@@ -14,8 +14,9 @@ from client.decoding import OutputKind
 from client.preprocessing import Preprocessing
 from export.config import Serving
 from export.network import ARCHITECTURES
-from export.pipeline import Outcome, Request, export
+from export.pipeline import Outcome, export
 from export.reporting import Reporter
+from export.request import Request
 from server.launcher import Ports, Server
 from tests.trained import Trained, train
 

@@ -13,8 +13,8 @@ from sklearn.datasets import load_digits
 from client.images import load_image
 from client.preprocessing import Preprocessing
 from export.network import ARCHITECTURES, SEResNeXt
-from export.pipeline import Request
 from export.quantization import Quantization
+from export.request import Request
 
 CONTRACT = Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 ARCHITECTURE = replace(ARCHITECTURES["se-resnext-tiny"], classes=10)

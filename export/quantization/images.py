@@ -62,6 +62,15 @@ class Images:
         """Of every image's content and of how it is prepared: equal for two sets that give the same statistics."""
         return hashlib.sha256(" ".join([*self._digests, repr(self._preprocessing)]).encode()).hexdigest()
 
+    def classes_digest(self) -> str:
+        """Of what tells the images' classes; empty where nothing does."""
+        source = self._options.truth
+        if source is None or not source.exists():  # reading it says so
+            return ""
+        if source.is_file():
+            return sha256_of_file(source)
+        return hashlib.sha256(" ".join(sorted(map(str, source.rglob("*")))).encode()).hexdigest()
+
     @cached_property
     def _digests(self) -> list[str]:
         return [sha256_of_file(path) for path in [*self.calibration, *self.held_out]]

@@ -47,7 +47,8 @@ class Quantized:
 
 def identity(options: Quantization, images: Images) -> dict[str, Any]:
     """What tells one quantisation of a network from another."""
-    return {"version": VERSION, "images": images.digest(), **{name: str(value) for name, value in asdict(options).items()}}
+    facts = {"version": VERSION, "images": images.digest(), "classes": images.classes_digest()}
+    return facts | {name: str(value) for name, value in asdict(options).items()}
 
 
 def quantize(source: Path, weights: str, options: Quantization, images: Images, gate: Gate, scratch: Path, reporter: Reporter) -> Quantized:

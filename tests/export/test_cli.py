@@ -62,6 +62,7 @@ def test_weights_are_never_chosen_on_ones_behalf(run, capsys):
         (["--weights", "seeded", "--target", "27.01"], 1, "27.01 is not a known release of tritonserver"),
         (["--weights", "seeded", "--builder-level", "9"], 2, "--builder-level is 0 to 5, not 9"),
         (["--weights", "seeded", "--max-batch", "0"], 2, "max_batch must be at least 1"),
+        (["--weights", "seeded", "--truth", "classes.csv"], 2, "--truth and --keep-fp32 are for INT8"),
         (["--weights", "x.pth", "--classes", "3"], 2, "--classes is for seeded weights"),
         (["--weights", "seeded", "--repository", "/proc/models"], 73, "/proc/models cannot be written"),
     ],

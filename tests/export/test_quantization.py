@@ -227,6 +227,20 @@ def test_an_equal_quantisation_is_not_made_again(digits, int8):
     assert [outcome.made for outcome in export(digits_request(digits, repository), QUIET)] == [False, False]
 
 
+def test_classes_that_changed_are_judged_by_again(digits, tmp_path):
+    """Nothing but the content of the file is different."""
+    table = tmp_path / "classes.csv"
+    images = sorted(digits.seen.rglob("*.png"))
+    table.write_text("".join(f"{path},{path.parent.name}\n" for path in images))
+    quantization = Quantization(digits.seen, "minmax", truth=table)
+    request = digits_request(digits, tmp_path / "models", formats=("openvino",), quantization=quantization)
+    (first,), (second,) = export(request, QUIET), export(request, QUIET)
+    assert (first.made, second.made) == (True, False)
+    table.write_text("".join(f"{path},{(int(path.parent.name) + 1) % 10}\n" for path in images))
+    (third,) = export(request, QUIET)
+    assert third.made and third.manifest.parity["accuracy"] < 0.1 < first.manifest.parity["accuracy"]
+
+
 def test_what_a_person_reads(digits, tmp_path, capsys):
     arguments = ["--weights", str(digits.checkpoint), "--architecture", "se-resnext-tiny", "--crop", "32", "--resize", "36"]
     arguments += ["--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5", "--labels", "none", "--formats", "openvino", "--precision", "int8"]
