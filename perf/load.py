@@ -113,14 +113,7 @@ class Generator:
         Raises:
             ClientError: The model does not answer.
         """
-        with Classifier(self._urls["grpc"], load.model) as classifier:
-            batch = classifier.prepare(sample_photographs()[0])[None].repeat(load.batch, 0)
-            times = []
-            for _ in range(4):
-                started = time.perf_counter()
-                classifier.infer(batch)
-                times.append(time.perf_counter() - started)
-        return min(max(25 * min(times), least), most)
+        return min(max(25 * self._warm_up(load), least), most)
 
     def measure(self, load: Load, window_s: float, retried: Callable[[], object] = lambda: None) -> Measurement:
         """Measure until three windows agree within 10 %; an unstable load is tried again with longer ones, and then recorded as such.
@@ -136,8 +129,20 @@ class Generator:
         return self._whatever(load, [max(window_s * 2**_TRIES, least) for least in _LAST_WINDOWS_S], stable=False)
 
     def turn(self, load: Load, seconds: float) -> Measurement:
-        """Measure for about so long, whatever it gives."""
+        """Measure for about so long, whatever it gives; what others have driven out of the caches since the last turn is fetched before."""
+        self._warm_up(load)
         return self._whatever(load, [seconds / _WINDOWS, seconds, *_LAST_WINDOWS_S])
+
+    def _warm_up(self, load: Load) -> float:
+        """Ask a few times, and return the shortest wait, in seconds."""
+        times = []
+        with Classifier(self._urls["grpc"], load.model) as classifier:
+            batch = classifier.prepare(sample_photographs()[0])[None].repeat(load.batch, 0)
+            for _ in range(4):
+                started = time.perf_counter()
+                classifier.infer(batch)
+                times.append(time.perf_counter() - started)
+        return min(times)
 
     def _whatever(self, load: Load, windows_s: Sequence[float], *, stable: bool = True) -> Measurement:
         """Three windows that need not agree; longer ones where one of them passed without an answer."""

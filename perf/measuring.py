@@ -244,7 +244,6 @@ def _turn(contestant: str, url: str, options: argparse.Namespace, stack: ExitSta
         return lambda: closed_loop(people, options.seconds)
     load = Load(model, options.batch, options.concurrency)
     generator = stack.enter_context(Generator(elsewhere or url))
-    generator.window_s(load)  # warms up
     return lambda: generator.turn(load, options.seconds).throughput
 
 

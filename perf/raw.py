@@ -50,10 +50,11 @@ class Raw:
         prepare = Preprocessing.from_parameters(parameters)
         images = [prepare(image) for image in map(load_image, sample_photographs())]
         self._batch = np.stack([images[index % len(images)] for index in range(batch)])
-        self.turn(0.0)  # warms up
 
     def turn(self, seconds: float) -> float:
-        """Run every instance for so long, and return images a second."""
+        """Run every instance for so long, after a first run that does not count, and return images a second."""
+        for runtime in self._runtimes:
+            runtime.run(self._batch)
         counts = [0] * len(self._runtimes)
         started = time.perf_counter()
 

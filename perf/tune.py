@@ -230,7 +230,6 @@ class Tuner:
             client.load_model(self._load.model, config=json_format.MessageToJson(self._with(setting), preserving_proto_field_name=True))
 
     def _measure(self, generator: Generator, window_s: float) -> Measurement:
-        generator.window_s(self._load)  # which warms up, beyond what Triton's own warmup has
         return generator.turn(self._load, 3 * window_s)
 
 
