@@ -59,8 +59,8 @@ def measure(
         eager: The architecture of the eager network; a key of `export.network.ARCHITECTURES`.
 
     Returns:
-        `raw` and `served`: by model (and batch or concurrency, as text), images a second of each round; `latency`: as `served`, the rounds'
-        p50 and p99 in ms; `memory_mib` of each model's processes.
+        `turns`: by contestant and its batch or concurrency, images a second of each round; `latency`: p50 and p99 in ms of the same rounds,
+        of what is served; `memory_mib` of each model's processes.
 
     Raises:
         PerfError: A model is missing.

@@ -15,7 +15,7 @@ from export.formats import FORMATS
 from export.repository import CONFIG_FILENAME, Repository
 from perf.compare import Comparison, compare
 from perf.errors import PerfError
-from perf.load import Generator, Load, Measurement
+from perf.load import Generator, Load
 from perf.serving import Subject
 from server.cores import usable_cores
 
@@ -146,7 +146,7 @@ class Tuner:
 
             def attempt(step: str, setting: Setting) -> Trial:
                 self._apply(setting)
-                measured = self._measure(generator, window_s)
+                measured = generator.turn(self._load, 3 * window_s)
                 within = self._bound is None or measured.latency["p99"] <= self._bound
                 trials.append(Trial(step, setting, measured.throughput, measured.latency["p99"], within))
                 tried(trials[-1])
@@ -167,7 +167,7 @@ class Tuner:
 
             def turn(setting: Setting) -> float:
                 self._apply(setting)
-                return self._measure(generator, window_s).throughput
+                return generator.turn(self._load, 3 * window_s).throughput
 
             contestants = {"as it was": lambda: turn(self.current), "tuned": lambda: turn(best.setting)}
             return Tuning(trials, best, compare(contestants, rounds), grid)
@@ -228,9 +228,6 @@ class Tuner:
     def _apply(self, setting: Setting) -> None:
         with triton.InferenceServerClient(self._subject.url) as client:
             client.load_model(self._load.model, config=json_format.MessageToJson(self._with(setting), preserving_proto_field_name=True))
-
-    def _measure(self, generator: Generator, window_s: float) -> Measurement:
-        return generator.turn(self._load, 3 * window_s)
 
 
 def undo(repository: Path, model: str) -> None:
