@@ -11,27 +11,61 @@ DEMO_MODELS := --model $(NAME)_torchscript --model $(NAME)_onnx
 # What ONNX Runtime and PyTorch are installed for: `gpu` where an NVIDIA driver is, else `cpu`.
 DEVICE ?= $(if $(shell command -v nvidia-smi),gpu,cpu)
 LOCK := requirements$(if $(filter gpu,$(DEVICE)),-gpu).lock
+# The package index that has PyTorch's build for machines without a GPU, or a mirror of it. Where it
+# cannot be reached, or the variable is empty, PyTorch comes from pip's own index.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH_PAGE = $(and $(filter cpu,$(DEVICE)),$(TORCH_INDEX),$(TORCH_INDEX:/=)/torch/)
 # NVIDIA's bindings of both TensorRTs that plans are built with, for the tests: 1 MB each, no GPU needed.
 BINDINGS := 10:tensorrt_cu12_bindings==10.16.1.11 11:tensorrt_cu13_bindings==11.1.0.106
 
+# The files of the tests are shared out to as many processes as there are cores, four at most.
+SHARED_OUT = --numprocesses $(shell nproc) --maxprocesses 4 --max-worker-restart 0 --dist loadfile
+
+# Makes the mutants of `make mutants`.
+MUTMUT := mutmut==3.8.1
+
 BIN := $(VENV)/bin
+PIP = $(BIN)/pip install --quiet --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo export export-gpu tensorrt-ngc serve serve-ngc classify perf-analyzer bench bench-cpu test test-gpu lint format lock clean
+.PHONY: help install demo export export-gpu tensorrt-ngc serve serve-ngc classify perf-analyzer bench bench-cpu test test-elsewhere test-gpu fuzz mutants lint docs format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
 
 install: $(INSTALLED) ## make .venv with everything in it, at the locked versions
 
+# Prints why the page of an index cannot be read, or nothing.
+define ASK_INDEX
+import os, ssl, sys, urllib.request
+context = ssl.create_default_context(cafile=os.environ.get("PIP_CERT"))
+try:
+    urllib.request.urlopen(sys.argv[1], timeout=15, context=context).close()
+except (OSError, ValueError) as error:
+    print(sys.argv[1], "cannot be read:", getattr(error, "reason", error) or type(error).__name__)
+endef
+export ASK_INDEX
+
 $(INSTALLED): $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
 	  || { echo "error: $(PYTHON) is not Python 3.11; name one: make PYTHON=/path/to/python3.11"; exit 1; }
-	@echo 'installing into $(VENV), for a $(DEVICE): one to three minutes'
+	@echo 'installing into $(VENV), for a $(DEVICE)'
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check -r $(LOCK)
-	@for each in $(BINDINGS); do $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+	@reason='TORCH_INDEX is empty'; \
+	test -z '$(TORCH_PAGE)' || reason=$$($(PYTHON) -c "$$ASK_INDEX" '$(TORCH_PAGE)'); \
+	if [ $(DEVICE) != cpu ]; then \
+	  echo 'downloads: several GB, of which PyTorch with CUDA is about 3 GB'; \
+	elif [ -z "$$reason" ]; then \
+	  echo 'downloads: PyTorch for CPUs, 190 MB, from $(TORCH_INDEX); all other packages, 370 MB'; \
+	  $(PIP) --index-url '$(TORCH_INDEX)' --no-deps $$(grep -E '^torch(vision)?==' $(LOCK)); \
+	else \
+	  echo "PyTorch comes from pip's own index, because $$reason"; \
+	  echo 'downloads: PyTorch, about 3 GB unless that index has its build for CPUs (190 MB); all other packages, 370 MB'; \
+	fi
+	@$(PIP) --requirement $(LOCK)
+	@$(PIP) --no-deps --editable .
+	@for each in $(BINDINGS); do $(PIP) --no-deps --upgrade \
 	  --target $(VENV)/tensorrt/$${each%%:*} $${each#*:} || exit; done
 	@touch $@
 
@@ -83,16 +117,38 @@ bench-cpu: perf-analyzer ## measure all that serves on a CPU, INT8 included, by 
 	  --calibration $(or $(CALIBRATION),perf/results/calibration) --min-agreement $(if $(WEIGHTS),0.95,0)
 	@$(BIN)/python -m perf cpu --repository $(BENCH)
 
-test: $(INSTALLED) $(VENV)/perf_analyzer/perf_analyzer ## prove it: the tests, with the real tritonserver
-	$(BIN)/python -m pytest
+test: $(INSTALLED) $(VENV)/perf_analyzer/perf_analyzer ## prove it: the tests, with the real tritonserver; COVERAGE=1 says which lines they ran
+	$(BIN)/python -m $(if $(COVERAGE),coverage run -m) pytest $(SHARED_OUT)
+	$(if $(COVERAGE),@$(BIN)/coverage combine --quiet && $(BIN)/coverage report)
+
+# What computes, as on machines with fewer instructions and cores: PyTorch without vector instructions, on one core; then all with AVX2 only.
+test-elsewhere: $(INSTALLED) ## the tests that compute, on one core and with older instructions
+	ATEN_CPU_CAPABILITY=default taskset --cpu-list $$(taskset --cpu-list --pid $$$$ | sed 's/.*: *//; s/[-,].*//') $(BIN)/python -m pytest -m numeric
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -m numeric $(SHARED_OUT)
 
 test-gpu: $(INSTALLED) ## the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu -rs
 
+fuzz: $(INSTALLED) ## look for inputs that break a property of the tests, for MINUTES=10
+	@end=$$(( $$(date +%s) + 60 * $(or $(MINUTES),10) )); while [ $$(date +%s) -lt $$end ]; do \
+	  HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -m hypothesis || exit; done
+
+mutants: $(VENV)/$(MUTMUT) perf-analyzer ## see which small bugs no test notices: ONLY="perf/turns.py" SAMPLE=60 SEED=0 JOBS=1 MINUTES=20
+	PYTHONPATH=$(abspath $(VENV)/$(MUTMUT)) $(BIN)/python -m tests.mutants $(ONLY) $(if $(SAMPLE),--sample $(SAMPLE)) \
+	  $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS)) $(if $(MINUTES),--minutes $(MINUTES))
+
+# Its operators and what they need, beside the environment and not in it.
+$(VENV)/$(MUTMUT): $(INSTALLED)
+	@$(PIP) --no-deps --upgrade --target $@ $(MUTMUT) libcst==1.9.0
+
 lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy client server export perf tests
+	$(BIN)/mypy seresnext101_triton tests
+	$(BIN)/mypy --python-version 3.10 -p seresnext101_triton.client -p seresnext101_triton.server -m seresnext101_triton.__main__
+
+docs: $(INSTALLED) ## build README.md and docs/ as a site in site/; every link in them is checked
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 format: $(INSTALLED) ## put the code in shape
 	$(BIN)/ruff check --fix .
@@ -109,4 +165,4 @@ lock: ## write both requirements files anew from pyproject.toml
 	@rm -rf $(VENV)-lock
 
 clean: ## remove .venv and what tools left; exported models stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build site *.egg-info

@@ -1,8 +1,21 @@
 """`python -m client`."""
 
-import sys
+from seresnext101_triton.client import process
 
-from client.cli import main
+
+def _main() -> int:
+    import logging
+    import warnings
+
+    from seresnext101_triton.client.cli import main
+    from seresnext101_triton.client.options import show_warning
+
+    warnings.showwarning = show_warning
+    # Pillow warns of each broken tag of an image's metadata. The image's error says what matters.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    return main()
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process.run(_main)

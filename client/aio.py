@@ -1,78 +1,190 @@
-"""The client for asyncio: the same calls, to be awaited."""
+"""The classifier for asyncio."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+import os
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
-from client.classifier import Classifier
-from client.connection import ServedModel
-from client.decoding import Prediction
-from client.images import ImageSource
-from client.pipeline import Answer
+from seresnext101_triton.client.classifier import (
+    ImageClassifier,
+    all_predictions,
+    default_url,
+    list_denied,
+    only_model,
+)
+from seresnext101_triton.client.connection import AsyncConnection
+from seresnext101_triton.client.decoding import Prediction
+from seresnext101_triton.client.errors import AccessDenied, ImageError, RequestRejected
+from seresnext101_triton.client.images import ImageOptions, ImageSource
+from seresnext101_triton.client.pipeline import (
+    Answer,
+    Batches,
+    Outcome,
+    StreamOptions,
+    answers_of,
+    prepare_one,
+)
+from seresnext101_triton.client.transport import TransportOptions
 
 Result = TypeVar("Result")
 
-_END = object()
 
+class AsyncClassifier(ImageClassifier):
+    """A `Classifier` for asyncio, whose requests do not need a thread each.
 
-class AsyncClassifier:
-    """A `Classifier` whose calls do not block the event loop. Use it as an async context manager.
-
-    Decoding a picture takes a processor either way, so that calls run in threads of their own; Pillow and gRPC release Python's lock.
+    Use it in one event loop, as an async context manager. Requests are sent by the transports of
+    asyncio. Images are decoded in a few threads, because decoding needs a processor; Pillow
+    releases Python's lock meanwhile.
 
     Args:
-        in_flight: How many calls run at the same time; others wait their turn.
-        options: Those of `Classifier`.
+        url: As for `Classifier`.
+        model: As for `Classifier`.
+        version: As for `Classifier`.
+        transport_options: As for `Classifier`.
+        image_options: As for `Classifier`.
+        in_flight: How many requests run at the same time, besides those of `stream`. Others wait.
     """
 
-    def __init__(self, *arguments: Any, in_flight: int = 16, **options: Any) -> None:
-        self._options = (arguments, options)
-        self._pool = ThreadPoolExecutor(in_flight, thread_name_prefix="classify")
-        self._classifier: Classifier | None = None
+    def __init__(  # noqa: PLR0913  (one more than `Classifier`)
+        self,
+        url: str | Sequence[str] | None = None,
+        model: str | None = None,
+        *,
+        version: str = "",
+        transport_options: TransportOptions = TransportOptions(),
+        image_options: ImageOptions = ImageOptions(),
+        in_flight: int = 16,
+    ) -> None:
+        self._url = url or default_url(transport_options.protocol)
+        self._wanted = model, version
+        self._transport_options, self._image_options = transport_options, image_options
+        self._in_flight = in_flight
 
     async def __aenter__(self) -> AsyncClassifier:
-        arguments, options = self._options
-        self._classifier = await self._run(lambda: Classifier(*arguments, **options))
+        self._connection = AsyncConnection(self._url, self._transport_options)
+        self._places = asyncio.Semaphore(self._in_flight)
+        try:
+            model, version = self._wanted
+            self.model = await self._connection.describe(model or await self._only_model(), version)
+        except BaseException:
+            await self._connection.close()
+            raise
+        workers = len(os.sched_getaffinity(0))
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="classify")
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._run(self._ours.close)
         self._pool.shutdown(wait=False, cancel_futures=True)
+        await self._connection.close()
 
-    @property
-    def model(self) -> ServedModel:
-        """What the server says of the model."""
-        return self._ours.model
+    def __getattr__(self, name: str) -> object:
+        if name in ("model", "_connection", "_pool", "_places"):
+            raise RuntimeError("use it as `async with AsyncClassifier(...) as classifier:`")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     async def classify(self, image: ImageSource, *, top: int = 5) -> list[Prediction]:
         """See `Classifier.classify`."""
-        return await self._run(lambda: self._ours.classify(image, top=top))
+        tensor = await self._in_thread(lambda: self.prepare(image))
+        return (await self.classify_batch(np.ascontiguousarray(tensor[None]), top=top))[0]
 
-    async def classify_all(self, images: Iterable[ImageSource], *, top: int = 5) -> list[list[Prediction]]:
+    async def classify_all(
+        self, images: Iterable[ImageSource], *, top: int = 5
+    ) -> list[list[Prediction]]:
         """See `Classifier.classify_all`."""
-        return await self._run(lambda: self._ours.classify_all(images, top=top))
+        answers = []
+        async for answer in self.stream(images, top=top):
+            if answer.error:
+                raise answer.error
+            answers.append(answer.predictions)
+        return answers
+
+    async def stream(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        top: int = 5,
+        batch: int | None = None,
+        in_flight: int | None = None,
+        ordered: bool = True,
+    ) -> AsyncGenerator[Answer, None]:
+        """See `Classifier.stream`. The iterator of images runs in a thread."""
+        size, limit = StreamOptions(top, batch, in_flight, ordered).for_model(self.model)
+        workers = limit + len(os.sched_getaffinity(0))
+        places = asyncio.Semaphore(limit)
+        batches = Batches(images, size)
+        pending: deque[asyncio.Task[list[Answer]]] = deque()
+        try:
+            while True:
+                while len(pending) < workers and (part := await self._in_thread(batches.next)):
+                    pending.append(asyncio.create_task(self._answers(part, top, places)))
+                if not pending:
+                    batches.check()
+                    return
+                if not ordered:
+                    await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                    pending = deque(sorted(pending, key=lambda task: not task.done()))
+                task = pending.popleft()
+                try:
+                    answers = await task
+                finally:
+                    task.cancel()
+                for answer in answers:
+                    yield answer
+        finally:
+            for task in pending:
+                task.cancel()
+
+    async def classify_batch(self, batch: np.ndarray, *, top: int = 5) -> list[list[Prediction]]:
+        """See `Classifier.classify_batch`."""
+        return all_predictions(await self.try_batch(batch, top=top))
+
+    async def try_batch(self, batch: np.ndarray, *, top: int = 5) -> list[Outcome]:
+        """See `Classifier.try_batch`."""
+        async with self._places:
+            return await self._try_batch(batch, top)
 
     async def infer(self, batch: np.ndarray) -> np.ndarray:
         """See `Classifier.infer`."""
-        return await self._run(lambda: self._ours.infer(batch))
+        async with self._places:
+            return await self._connection.infer(self.model, batch)
 
-    async def stream(self, images: Iterable[ImageSource], **options: Any) -> AsyncIterator[Answer]:
-        """See `Classifier.stream`."""
-        answers = self._ours.stream(images, **options)
-        while (answer := await self._run(lambda: next(answers, _END))) is not _END:
-            assert isinstance(answer, Answer)
-            yield answer
+    async def wait_until_ready(self, timeout_s: float = 60.0) -> None:
+        """See `Classifier.wait_until_ready`."""
+        await self._connection.wait_until_ready(self.model.name, timeout_s)
 
-    @property
-    def _ours(self) -> Classifier:
-        if self._classifier is None:
-            raise RuntimeError("use it as `async with AsyncClassifier(...) as classifier:`")
-        return self._classifier
+    async def _try_batch(self, batch: np.ndarray, top: int) -> list[Outcome]:
+        count = self._requested_classes(top)
+        answer = await self._connection.infer_top(self.model, batch, count)
+        return self._decoded(answer, batch, top)
 
-    async def _run(self, call: Callable[[], Result]) -> Result:
+    async def _answers(
+        self, images: Sequence[ImageSource], top: int, places: asyncio.Semaphore
+    ) -> list[Answer]:
+        """Answers for one batch, in its order."""
+        prepared = await self._in_thread(
+            lambda: [prepare_one(self.prepare, image) for image in images]
+        )
+        outcomes: list[Outcome] = []
+        if ready := [one for one in prepared if not isinstance(one, ImageError)]:
+            async with places:
+                try:
+                    outcomes = await self._try_batch(np.stack(ready), top)
+                except RequestRejected as error:
+                    outcomes = [error] * len(ready)
+        return answers_of(images, prepared, outcomes)
+
+    async def _in_thread(self, call: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+    async def _only_model(self) -> str:
+        try:
+            names = await self._connection.ready_models()
+        except AccessDenied as error:
+            raise list_denied(error) from None
+        return only_model(self._connection.url, names)

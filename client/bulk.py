@@ -1,27 +1,29 @@
-"""Classifies folders of any size into a file of answers that can be interrupted at any moment and gone on with."""
+"""Classifies folders of any size into a file. A run can be interrupted and continued."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import filterfalse
 from pathlib import Path
 
-from client.classifier import Classifier
-from client.errors import ImageError, OutputError, ServerUnreachable
-from client.pipeline import Answer
-from client.records import Records, records_at
+from seresnext101_triton.client.classifier import Classifier
+from seresnext101_triton.client.errors import ClientError, ImageError, ServerUnreachable
+from seresnext101_triton.client.pipeline import Answer
+from seresnext101_triton.client.records import Record, Records, records_at
 
 
 @dataclass
 class Tally:
-    """How a bulk run went.
+    """The result of a bulk run, in numbers of images.
 
     Attributes:
-        before: Images that an earlier run had answered.
-        answered: Images that this one has.
-        unreadable: Of those, files that are no images; their record says why.
-        refused: Images that the server refused; they have no record, and the next run asks again.
+        before: Images that an earlier run has answered.
+        answered: Images that this run has answered.
+        unreadable: Those of `answered` that have an error and no predictions: the image could not
+            be found, read or prepared, or its answer could not be decoded. The record has the
+            error.
+        refused: Images that the server refused. They have no record, and the next run sends them
+            again.
     """
 
     before: int = 0
@@ -30,70 +32,130 @@ class Tally:
     refused: int = 0
 
 
+@dataclass(frozen=True)
+class BulkOptions:
+    """The options of a bulk run.
+
+    Attributes:
+        patience_s: How long to wait for the server each time that it ends, in seconds.
+        top: How many predictions to record for each image.
+        batch: The same as for `Classifier.stream`.
+        in_flight: The same as for `Classifier.stream`.
+    """
+
+    patience_s: float
+    top: int = 5
+    batch: int | None = None
+    in_flight: int | None = None
+
+
+def _ignore(_event: object) -> None:
+    """Do nothing. This is the default of every function in `BulkEvents`."""
+
+
+@dataclass(frozen=True)
+class BulkEvents:
+    """Functions that a bulk run calls.
+
+    Attributes:
+        progress: A function that is called after every answer. A file of JSON lines then has the
+            record of the answer.
+        note: A function that is called with a line that a user should see.
+        failed: A function that is called with the error of each image that has no predictions.
+    """
+
+    progress: Callable[[Tally], None] = _ignore
+    note: Callable[[str], None] = _ignore
+    failed: Callable[[ClientError], None] = _ignore
+
+
 def classify_into(
     output: Path,
     images: Callable[[], Iterable[str]],
     classifier: Classifier,
-    *,
-    top: int,
-    patience_s: float,
-    batch: int | None = None,
-    in_flight: int | None = None,
-    progress: Callable[[Tally], None] = lambda tally: None,
-    note: Callable[[str], None] = lambda line: None,
+    options: BulkOptions,
+    events: BulkEvents = BulkEvents(),
 ) -> Tally:
-    """Record one answer for each image, in the order in which they are answered. An image that has one is not asked again.
+    """Classify images, and write one record for each image, in the order of the answers.
+
+    An image that has a record is not classified again.
 
     Args:
-        output: A file of JSON lines, or a folder of Parquet files where its name ends in `.parquet`; what it holds already is kept.
-        images: Gives the images, anew each time.
-        classifier: Whom to ask.
-        top: How many predictions for each.
-        patience_s: How long to wait for a server that has gone, in seconds, each time it goes.
-        batch: As for `Classifier.stream`.
-        in_flight: As for `Classifier.stream`.
-        progress: Is called after every answer.
-        note: Is called with a line that a person should see.
+        output: A file of JSON lines, or a folder of Parquet files if its name ends in `.parquet`.
+            Earlier records in it are kept.
+        images: A function that returns the images, as `seresnext101_triton.client.sources.expand`
+            does. It is called again each time that the server was away. An image that is named
+            twice is classified once.
+        classifier: The classifier.
+        options: The options of the run.
+        events: The functions to call.
 
     Raises:
-        OutputError: The file cannot be written, or holds something else.
-        ServerUnreachable: The server did not come back in time. Every answer it gave is in the file.
-        ModelUnavailable: The model is not served any more; likewise.
+        OutputError: The file cannot be written, holds other data, or another run writes to it.
+        ServerUnreachable: The server did not answer again in time. The file has all answers so far.
+        ModelUnavailable: The model is not served any more. The file has all answers so far.
     """
-    records = records_at(output)
-    done = records.images(classifier.model.name)
-    tally = Tally(before=len(done))
-    progress(tally)
-    try:
-        with records:
-            while True:
-                remaining = filterfalse(done.__contains__, images())
-                answers = classifier.stream(remaining, top=top, batch=batch, in_flight=in_flight, ordered=False)
-                try:
-                    for answer in answers:
-                        _record(records, answer, classifier, tally, done)
-                        progress(tally)
-                    return tally
-                except ServerUnreachable as error:
-                    if not patience_s:
-                        raise
-                    note(f"{error} Waiting {patience_s:.0f} s for it.")
-                    classifier.wait_until_ready(patience_s)
-                    note("It is back.")
-    except OSError as error:
-        raise OutputError(f"{output} cannot be written: {error.strerror or error}. What it holds is whole; run again to go on") from None
+    with records_at(output) as records:
+        run = _Run(records, classifier, events)
+        events.progress(run.tally)
+        while True:
+            try:
+                run.classify(images(), options)
+                return run.tally
+            except ServerUnreachable as error:
+                if not options.patience_s:
+                    raise
+                events.note(f"{error} Waiting {options.patience_s:.0f} s for it.")
+                classifier.wait_until_ready(options.patience_s)
+                events.note("It is back.")
 
 
-def _record(records: Records, answer: Answer, classifier: Classifier, tally: Tally, done: set[str]) -> None:
-    record: dict[str, object] = {"image": str(answer.image), "model": classifier.model.name, "version": classifier.model.version}
-    if answer.error is None:
-        record["predictions"] = [asdict(prediction) for prediction in answer.predictions]
-    elif isinstance(answer.error, ImageError):
-        record["error"] = str(answer.error)
-        tally.unreadable += 1
-    else:
-        tally.refused += 1
-        return
-    records.append(record)
-    done.add(str(answer.image))
-    tally.answered += 1
+class _Run:
+    """One run: it knows which images have an answer, were sent, or were refused."""
+
+    def __init__(self, records: Records, classifier: Classifier, events: BulkEvents) -> None:
+        self._records, self._classifier, self._events = records, classifier, events
+        model = classifier.model
+        self._model_facts: Record = {"model": model.name, "version": model.version}
+        self._done = records.images(model.name)
+        self._refused: set[str] = set()
+        self.tally = Tally(before=len(self._done))
+
+    def classify(self, images: Iterable[str], options: BulkOptions) -> None:
+        """Classify the images that have neither a record nor a refusal."""
+        for answer in self._classifier.stream(
+            self._remaining(images),
+            top=options.top,
+            batch=options.batch,
+            in_flight=options.in_flight,
+            ordered=False,
+        ):
+            self.take(answer)
+            self._events.progress(self.tally)
+
+    def _remaining(self, images: Iterable[str]) -> Iterator[str]:
+        self._asked: set[str] = set()
+        for image in images:
+            if not any(image in known for known in (self._done, self._refused, self._asked)):
+                self._asked.add(image)
+                yield image
+
+    def take(self, answer: Answer) -> None:
+        """Record one answer, unless the server refused the image."""
+        image = str(answer.image)
+        if answer.error is not None:
+            self._events.failed(answer.error)
+        if answer.error is None:
+            predictions = [asdict(prediction) for prediction in answer.predictions]
+            outcome: Record = {"predictions": predictions}
+        elif isinstance(answer.error, ImageError):
+            outcome = {"error": str(answer.error)}
+            self.tally.unreadable += 1
+        else:
+            self._refused.add(image)
+            self.tally.refused += 1
+            return
+        self._records.append({"image": image} | self._model_facts | outcome)
+        self._done.add(image)
+        self._asked.discard(image)
+        self.tally.answered += 1

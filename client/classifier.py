@@ -1,42 +1,125 @@
-"""The client in one class: pictures in, labelled predictions out."""
+"""The class `Classifier`: it sends images to a Triton server and returns labelled predictions."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from client.connection import Connection, ServedModel
-from client.decoding import OutputKind, Prediction, decode
-from client.errors import ClientError, ModelUnavailable
-from client.images import ImageSource, Opening, load_image
-from client.pipeline import Answer, run
-from client.transport import Link
+from seresnext101_triton.client.connection import Connection
+from seresnext101_triton.client.contract import OutputKind
+from seresnext101_triton.client.decoding import Prediction, decode
+from seresnext101_triton.client.errors import (
+    AccessDenied,
+    ClientError,
+    ContractError,
+    ImageError,
+    ModelUnavailable,
+)
+from seresnext101_triton.client.images import ImageOptions, ImageSource, errors_of, load_image
+from seresnext101_triton.client.pipeline import Answer, Outcome, Steps, StreamOptions, run
+from seresnext101_triton.client.protocols import TRANSPORTS, protocol_named
+from seresnext101_triton.client.served import ServedModel
+from seresnext101_triton.client.text import reason
+from seresnext101_triton.client.transport import TransportOptions
 
 URL_VARIABLE = "TRITON_URL"
-_DEFAULT_URLS = {"grpc": "localhost:8001", "http": "localhost:8000"}
 
 
-def default_url(protocol: str = "grpc") -> str:
-    """`$TRITON_URL` where it is set, else Triton's own default for the protocol on this machine."""
-    return os.environ.get(URL_VARIABLE) or _DEFAULT_URLS[protocol]
-
-
-class Classifier:
-    """Classifies images with one model of one Triton server. Any thread may use it.
+def default_url(protocol: str | None = None) -> str:
+    """`$TRITON_URL`, or Triton's own port on this machine if the variable is not set.
 
     Args:
-        url: `host:port` of the server, or several of them, any of which may answer; `$TRITON_URL` or this machine when not given.
-        model: Name of the model; may be left out where the server serves just one.
-        version: A version to ask for; the server's choice when not given.
-        link: How the server is spoken to: protocol, deadline, retries, headers, TLS, compression.
-        opening: How pictures are opened: EXIF orientation, limits.
-        draft: Let the decoder of JPEGs scale large ones down by itself: much faster, and not quite what the network was trained on.
+        protocol: The protocol whose port is taken; None means the default protocol, gRPC.
+    """
+    port = protocol_named(protocol or next(iter(TRANSPORTS))).port
+    return os.environ.get(URL_VARIABLE, "").strip() or f"localhost:{port}"
+
+
+class ImageClassifier:
+    """The base class of `Classifier` and of `AsyncClassifier`.
+
+    Attributes:
+        model: What the server says about the model.
+    """
+
+    model: ServedModel
+    _image_options: ImageOptions
+
+    def prepare(self, image: ImageSource) -> np.ndarray:
+        """Prepare one image as the model's input, `model.dtype` [3, crop, crop].
+
+        Any thread may call this method.
+
+        Raises:
+            ImageError: The image cannot be opened.
+        """
+        with errors_of(image):
+            options = self._image_options
+            if options.draft == "model":
+                options = replace(options, draft=self.model.preprocessing.resize)
+            picture = load_image(image, options)
+            if self.model.dtype == np.uint8:
+                return self.model.preprocessing.pixels(picture).transpose(2, 0, 1)
+            return self.model.preprocessing(picture).astype(self.model.dtype, copy=False)
+
+    def _requested_classes(self, top: int) -> int:
+        """How many classes the server must rank for the first `top` predictions.
+
+        Raises:
+            ClientError: `top` is out of range.
+        """
+        if top < 1:
+            raise ClientError(f"top must be at least 1, not {top}")
+        is_logits = self.model.output_kind is OutputKind.LOGITS  # the softmax needs all classes
+        return self.model.classes if is_logits else min(top, self.model.classes)
+
+    def _decoded(self, answer: np.ndarray, batch: np.ndarray, top: int) -> list[Outcome]:
+        """The predictions for each image, or an error if its answer cannot be read."""
+        expected = (len(batch), self._requested_classes(top))
+        if answer.shape != expected:
+            raise ContractError(
+                f"model {self.model.name!r} answered {list(answer.shape)} where {list(expected)} "
+                "images and classes were asked for"
+            )
+        return [self._decoded_one(entries, min(top, self.model.classes)) for entries in answer]
+
+    def _decoded_one(self, entries: Sequence[bytes], top: int) -> Outcome:
+        try:
+            return decode(entries, self.model.output_kind, top)
+        except ClientError as error:
+            return error
+        except Exception as error:  # noqa: BLE001  (a bug in reading one answer costs this answer)
+            name = type(error).__name__
+            wrapped = ImageError(
+                f"the model's answer for an image cannot be read: {name}: {reason(error)}"
+            )
+            wrapped.__cause__ = error
+            return wrapped
+
+
+class Classifier(ImageClassifier):
+    """Classifies images with one model of one Triton server. Any thread may use it.
+
+    Use it as a context manager, or call `close`.
+
+    Args:
+        url: `host:port` of the server, or of several servers, any of which may answer. None means
+            `$TRITON_URL`, or this machine. The scheme `grpc://`, `grpcs://`, `http://` or
+            `https://` decides the protocol and TLS.
+        model: Name of the model. It may be None if the server serves one model only.
+        version: A version of the model. If it is empty, the server chooses.
+        transport_options: How to communicate with the server.
+        image_options: How images are opened.
+
+    Attributes:
+        model: What the server says about the model.
 
     Raises:
-        ClientError: No server, no such model, or one that is not served with this toolkit's contract.
+        ClientError: No server answers, the server does not serve the model, or the parameters of
+            the model do not say how images are prepared.
     """
 
     def __init__(
@@ -45,17 +128,18 @@ class Classifier:
         model: str | None = None,
         *,
         version: str = "",
-        link: Link = Link(),  # noqa: B008  (both are frozen)
-        opening: Opening = Opening(),  # noqa: B008
-        draft: bool = False,
+        transport_options: TransportOptions = TransportOptions(),
+        image_options: ImageOptions = ImageOptions(),
     ) -> None:
-        self._connection = Connection(url or default_url(link.protocol), link)
+        self._connection = Connection(
+            url or default_url(transport_options.protocol), transport_options
+        )
+        self._image_options = image_options
         try:
-            self.model: ServedModel = self._connection.describe(model or self._only_model(), version)
+            self.model = self._connection.describe(model or self._only_model(), version)
         except ClientError:
             self.close()
             raise
-        self._opening = replace(opening, draft=self.model.preprocessing.resize) if draft else opening
 
     def __enter__(self) -> Classifier:
         return self
@@ -68,24 +152,27 @@ class Classifier:
         self._connection.close()
 
     def classify(self, image: ImageSource, *, top: int = 5) -> list[Prediction]:
-        """The most likely classes of one image, best first.
+        """The most likely classes of one image, most likely first.
 
         Args:
-            image: A path, an http(s) URL, the bytes of an image file, a Pillow image, or a uint8 array [height, width, 3] in RGB order.
-            top: How many predictions; at most the number of classes.
+            image: A path, an http(s) URL, the bytes of an image file, a Pillow image, or a uint8
+                array [height, width, 3] in RGB order.
+            top: How many predictions to return, at most one for each class.
 
         Raises:
-            ImageError: It is not an image.
-            ClientError: The server did not answer, or refused.
+            ImageError: The image cannot be opened.
+            ClientError: The server did not answer, or refused the request.
         """
         return self.classify_batch(np.ascontiguousarray(self.prepare(image)[None]), top=top)[0]
 
-    def classify_all(self, images: Iterable[ImageSource], *, top: int = 5) -> list[list[Prediction]]:
-        """`classify` for many images, in their order.
+    def classify_all(
+        self, images: Iterable[ImageSource], *, top: int = 5
+    ) -> list[list[Prediction]]:
+        """Call `classify` for many images, and return the predictions in the order of the images.
 
         Raises:
-            ImageError: One of them is not an image; `stream` goes on with the others.
-            ClientError: The server did not answer, or refused.
+            ImageError: One of the images cannot be opened. `stream` would continue with the others.
+            ClientError: The server did not answer, or refused a request.
         """
         answers = []
         for answer in self.stream(images, top=top):
@@ -102,73 +189,108 @@ class Classifier:
         batch: int | None = None,
         in_flight: int | None = None,
         ordered: bool = True,
-    ) -> Iterator[Answer]:
-        """`classify` for any number of images, as they come: decoding, batching and requests overlap, and memory stays bounded.
+    ) -> Generator[Answer, None, None]:
+        """Classify any number of images while the iterable produces them.
+
+        Images are decoded, batched and sent at the same time. The memory does not depend on the
+        number of images.
 
         Args:
-            images: May be endless.
-            top: How many predictions for each.
-            batch: Images in a request; what the server's config suggests when not given.
-            in_flight: Requests at the same time; likewise.
-            ordered: Give answers in the order of the images, and not as they are completed.
+            images: The images. The iterable may be endless.
+            top: How many predictions for each image.
+            batch: How many images are in one request. None means a value from the server's config.
+            in_flight: How many requests are sent at the same time. None means a value from the
+                server's config.
+            ordered: Whether answers come in the order of the images, or in the order of completion.
 
         Yields:
-            An answer for each image, with predictions or with the error that this image met.
+            An answer for each image, with its predictions or its error.
 
         Raises:
-            ServerUnreachable: No server answers any more, retries included.
+            ServerUnreachable: No server answers any more, after all retries.
             ModelUnavailable: The model is not served any more.
         """
-        return run(self, images, top=top, batch=batch, in_flight=in_flight, ordered=ordered)
-
-    def prepare(self, image: ImageSource) -> np.ndarray:
-        """One image as the model wants it: `model.dtype` [3, crop, crop].
-
-        Raises:
-            ImageError: It is not an image.
-        """
-        picture = load_image(image, self._opening)
-        if self.model.dtype == np.uint8:
-            return self.model.preprocessing.pixels(picture).transpose(2, 0, 1)
-        return self.model.preprocessing(picture).astype(self.model.dtype, copy=False)
+        steps = Steps(self.prepare, lambda inputs: self.try_batch(inputs, top=top))
+        return run(steps, images, StreamOptions(top, batch, in_flight, ordered), self.model)
 
     def classify_batch(self, batch: np.ndarray, *, top: int = 5) -> list[list[Prediction]]:
-        """`classify` for prepared images.
+        """Classify images that `prepare` has prepared.
 
         Args:
-            batch: `model.dtype` [N, 3, crop, crop], N at most the server's maximum batch.
+            batch: `model.dtype` [N, 3, crop, crop]. N is at most the server's maximum batch.
             top: How many predictions for each image.
 
         Raises:
-            ClientError: The server did not answer, or refused.
+            AnswerError: The answer for one image is invalid. `try_batch` returns the others.
+            ClientError: The server did not answer, or refused the request.
         """
-        if top < 1:
-            raise ClientError(f"top must be at least 1, not {top}")
-        top = min(top, self.model.classes)
-        count = self.model.classes if self.model.output_kind is OutputKind.LOGITS else top
+        return all_predictions(self.try_batch(batch, top=top))
+
+    def try_batch(self, batch: np.ndarray, *, top: int = 5) -> list[Outcome]:
+        """Do the same as `classify_batch`, but return an error for an answer that cannot be read.
+
+        Raises:
+            ClientError: The server did not answer, or refused the request.
+        """
+        count = self._requested_classes(top)
         answer = self._connection.infer_top(self.model, batch, count)
-        return [decode(entries, self.model.output_kind, top) for entries in answer]
+        return self._decoded(answer, batch, top)
 
     def infer(self, batch: np.ndarray) -> np.ndarray:
-        """The model's own output for one request, float32 [N, classes].
+        """Return the output tensor of the model for one request, float32 [N, classes].
 
         Args:
-            batch: `model.dtype` [N, 3, crop, crop], N at most the server's maximum batch.
+            batch: `model.dtype` [N, 3, crop, crop]. N is at most the server's maximum batch.
         """
         return self._connection.infer(self.model, batch)
 
     def wait_until_ready(self, timeout_s: float = 60.0) -> None:
-        """Return once the server serves the model (again).
+        """Return as soon as the server serves the model.
+
+        Args:
+            timeout_s: How long to wait, in seconds.
 
         Raises:
-            ClientError: It does not within the time, in seconds; the message has the server's reason.
+            ClientError: The model is not served within the time. The message has the server's
+                reason.
         """
         self._connection.wait_until_ready(self.model.name, timeout_s)
 
     def _only_model(self) -> str:
-        names = self._connection.ready_models()
-        if len(names) == 1:
-            return names[0]
-        if not names:
-            raise ModelUnavailable(f"{self._connection.url} serves no model")
-        raise ModelUnavailable(f"{self._connection.url} serves {len(names)} models; choose one: {', '.join(names)}")
+        try:
+            names = self._connection.ready_models()
+        except AccessDenied as error:
+            raise list_denied(error) from None
+        return only_model(self._connection.url, names)
+
+
+def all_predictions(outcomes: Iterable[Outcome]) -> list[list[Prediction]]:
+    """The predictions of each image.
+
+    Raises:
+        ClientError: One of the outcomes is an error.
+    """
+    found = []
+    for outcome in outcomes:
+        if isinstance(outcome, ClientError):
+            raise outcome
+        found.append(outcome)
+    return found
+
+
+def only_model(url: str, names: Sequence[str]) -> str:
+    """The name of the only model that a server serves.
+
+    Raises:
+        ModelUnavailable: The server serves no model, or several.
+    """
+    if not names:
+        raise ModelUnavailable(f"{url} serves no model")
+    if len(names) > 1:
+        raise ModelUnavailable(f"{url} serves {len(names)} models; choose one: {', '.join(names)}")
+    return names[0]
+
+
+def list_denied(error: AccessDenied) -> AccessDenied:
+    """The error if the user named no model and the server does not list its models."""
+    return AccessDenied(f"{error}. Without the list of models, one must be named in `model`")

@@ -1,41 +1,85 @@
-"""What can go wrong between an image and its top-5: each error names the cause and the way out."""
+"""The errors that a user sees. Each message names the cause and a remedy.
+
+`ToolkitError` is the base class of the errors of all four packages. Only the function
+`seresnext101_triton.client.output.report` turns such an error into lines on standard error and an
+exit code.
+"""
 
 from __future__ import annotations
 
 
-class ClientError(Exception):
-    """Anything the client reports to a person. `exit_code` is what the command line ends with."""
+class ToolkitError(Exception):
+    """The base class of every error that this toolkit reports to a person.
+
+    Attributes:
+        exit_code: The exit code of a command that ends with this error.
+    """
 
     exit_code = 1
 
 
+class ClientError(ToolkitError):
+    """The base class of the client's errors."""
+
+
+class UsageError(ClientError):
+    """An argument of a call is invalid. Nothing was sent. The exit code is argparse's own."""
+
+    exit_code = 2
+
+
 class ImageError(ClientError):
-    """An input is not an image that can be decoded."""
+    """One image has no prediction: it cannot be decoded, or the model's answer for it is invalid.
+
+    Other images are not affected.
+    """
+
+
+class AnswerError(ImageError):
+    """The model's answer for one image holds a number that is not a probability."""
 
 
 class ContractError(ClientError):
-    """The served model does not say how its input is prepared, or says it in a way this client cannot follow."""
+    """The served model does not say how its input is prepared, or this client cannot do it."""
 
 
 class ModelUnavailable(ClientError):
-    """The server answers, but does not serve this model or version."""
+    """The server answers, but it does not serve this model or version."""
 
 
 class RequestRejected(ClientError):
-    """The server refused the request: invalid, over the maximum batch, or shed because the queue was full or too slow."""
+    """The server refused the request.
+
+    The request is invalid or larger than the maximum batch, or the server is overloaded.
+    """
+
+
+class AccessDenied(ClientError):
+    """The server, or a gateway in front of it, asks for a token or a key, or does not accept it.
+
+    The request is not sent again, and a run ends, because the next request would be refused too.
+    """
 
 
 class ServerUnreachable(ClientError):
-    """No server answers at this address, or not in time. The exit code is EX_UNAVAILABLE of sysexits.h."""
+    """No server answers at this address in time. The exit code is EX_UNAVAILABLE of sysexits.h."""
 
     exit_code = 69
 
 
+class NotTriton(ServerUnreachable):
+    """The program that answers at this address is not a Triton server.
+
+    Functions that wait for a server go on waiting, because a gateway shows its own pages until the
+    server behind it has started.
+    """
+
+
 class DeadlineExceeded(ServerUnreachable):
-    """A server took the request and did not answer in time. It is not sent again: the time is used up."""
+    """A server took the request and did not answer in time. The request is not sent again."""
 
 
 class OutputError(ClientError):
-    """A file of results cannot be written, or gone on with. The exit code is EX_CANTCREAT of sysexits.h."""
+    """A file of results cannot be written or continued. EX_CANTCREAT of sysexits.h."""
 
     exit_code = 73

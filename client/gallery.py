@@ -1,4 +1,4 @@
-"""One picture of all pictures, each with what a model sees in it."""
+"""Draws images in a grid, each with its predictions."""
 
 from __future__ import annotations
 
@@ -6,55 +6,107 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
-from client.decoding import Prediction
-from client.errors import OutputError
-from client.images import ImageSource, load_image
+from seresnext101_triton.client.decoding import Prediction
+from seresnext101_triton.client.errors import ImageError, OutputError
+from seresnext101_triton.client.images import ImageOptions, ImageSource, load_image
+from seresnext101_triton.client.text import printable, reason
 
 _PICTURE, _LINE, _MARGIN, _TITLE = 280, 24, 16, 44
 _INK, _FAINT, _BAR, _PAPER, _WARNING = "#1b1f24", "#6b7280", "#9ecbff", "white", "#b45309"
 
 
-def draw(path: Path, entries: Sequence[tuple[ImageSource, Sequence[Prediction]]], title: str, warning: str = "") -> None:
-    """Draw the pictures in a grid, most likely class first beneath each, with a bar as long as its probability.
+_LONGEST = 200  # characters of a text; more do not fit
+_MOST_PIXELS = 100_000_000  # of the whole gallery, 400 MB in memory
+
+
+def draw(
+    path: Path,
+    entries: Sequence[tuple[ImageSource, Sequence[Prediction]]],
+    title: str,
+    warning: str = "",
+    image_options: ImageOptions = ImageOptions(),
+) -> None:
+    """Draw images in a grid, each with its predictions below, most likely first.
+
+    The bar of a prediction is as long as its probability. An image that cannot be read any more is
+    left empty, with the reason in its place.
 
     Args:
-        path: Where it goes; its suffix chooses the format.
-        entries: Pictures that could be read, and their predictions.
-        title: Written above.
-        warning: Written beside the title, where there is something to warn of.
+        path: The file to write. Its suffix chooses the format.
+        entries: Images that could be read when they were classified, and their predictions.
+        title: Text above the images.
+        warning: Text below the images; empty if there is no warning.
+        image_options: How the images are opened.
 
     Raises:
-        OutputError: The file cannot be written.
+        OutputError: The file cannot be written, or the gallery would be too large.
     """
     rows_of_text = max((len(predictions) for _, predictions in entries), default=0)
     columns = min(len(entries), max(1, math.ceil(math.sqrt(len(entries)))))
     rows = math.ceil(len(entries) / columns)
     cell = (_PICTURE + _MARGIN, _PICTURE + (rows_of_text + 1) * _LINE + 2 * _MARGIN)
-    sheet = Image.new("RGB", (columns * cell[0] + _MARGIN, _TITLE + rows * cell[1] + _MARGIN), _PAPER)
+    size = (columns * cell[0] + _MARGIN, _TITLE + rows * cell[1] + _MARGIN)
+    if size[0] * size[1] > _MOST_PIXELS:
+        raise OutputError(
+            f"{path} would have {size[0]}x{size[1]} pixels for {len(entries)} pictures: draw "
+            "fewer, or with a smaller `top`"
+        )
+    sheet = Image.new("RGB", size, _PAPER)
     pen = ImageDraw.Draw(sheet)
-    pen.text((_MARGIN, _MARGIN), title, _INK, _font(18))
+    pen.text((_MARGIN, _MARGIN), printable(title), _INK, _font(18))
     if warning:
         pen.text((_MARGIN, sheet.height - _LINE), warning, _WARNING, _font(13))
-    for number, (source, predictions) in enumerate(entries):
+    for number, entry in enumerate(entries):
         left = _MARGIN + number % columns * cell[0]
         top = _TITLE + number // columns * cell[1]
-        picture = ImageOps.contain(load_image(source), (_PICTURE, _PICTURE))
-        sheet.paste(picture, (left + (_PICTURE - picture.width) // 2, top + (_PICTURE - picture.height) // 2))
-        top += _PICTURE + 6
-        pen.text((left, top), _fit(pen, Path(str(source)).name, _PICTURE, 13), _FAINT, _font(13))
-        for prediction in predictions:
-            top += _LINE
-            pen.rectangle((left, top, left + max(2, round(_PICTURE * prediction.probability)), top + _LINE - 4), _BAR)
-            share = f"{prediction.probability:.1%}"
-            width = pen.textlength(share, _font(14))
-            pen.text((left + 4, top + 1), _fit(pen, prediction.label, _PICTURE - width - 16, 14), _INK, _font(14))
-            pen.text((left + _PICTURE - width - 4, top + 1), share, _INK, _font(14))
+        _draw_entry(sheet, (left, top), entry, image_options)
     try:
         sheet.save(path)
-    except (OSError, ValueError) as error:
-        raise OutputError(f"{path} cannot be written: {error}") from None
+    except (OSError, ValueError, KeyError) as error:
+        raise OutputError(f"{path} cannot be written: {reason(error)}") from error
+
+
+def _draw_entry(
+    sheet: Image.Image,
+    corner: tuple[int, int],
+    entry: tuple[ImageSource, Sequence[Prediction]],
+    image_options: ImageOptions,
+) -> None:
+    """Draw one image with its name and its predictions below."""
+    left, top = corner
+    source, predictions = entry
+    pen = ImageDraw.Draw(sheet)
+    try:
+        picture = _fitted(load_image(source, image_options))
+        offset = (_PICTURE - picture.width) // 2, (_PICTURE - picture.height) // 2
+        sheet.paste(picture, (left + offset[0], top + offset[1]))
+    except ImageError as error:  # the file was changed or removed meanwhile
+        text = _fit(pen, reason(error), _PICTURE, 13)
+        pen.text((left, top + _PICTURE // 2), text, _WARNING, _font(13))
+    top += _PICTURE + 6
+    pen.text((left, top), _fit(pen, _name(source), _PICTURE, 13), _FAINT, _font(13))
+    for prediction in predictions:
+        top += _LINE
+        length = max(2, round(_PICTURE * prediction.probability))
+        pen.rectangle((left, top, left + length, top + _LINE - 4), _BAR)
+        share = f"{prediction.probability:.1%}"
+        width = pen.textlength(share, _font(14))
+        label = _fit(pen, prediction.label, _PICTURE - width - 16, 14)
+        pen.text((left + 4, top + 1), label, _INK, _font(14))
+        pen.text((left + _PICTURE - width - 4, top + 1), share, _INK, _font(14))
+
+
+def _fitted(picture: Image.Image) -> Image.Image:
+    """The image scaled to its place. Its proportions are kept, and no side becomes 0."""
+    scale = _PICTURE / max(picture.size)
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    return picture.resize((width, height))
+
+
+def _name(source: ImageSource) -> str:
+    return Path(source).name if isinstance(source, str | Path) else f"a {type(source).__name__}"
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
@@ -62,7 +114,8 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _fit(pen: ImageDraw.ImageDraw, text: str, width: float, size: int) -> str:
-    """The text, cut off where it would be wider."""
+    """The text on one line, cut off if it is wider than its place."""
+    text = printable(text)[:_LONGEST]
     if pen.textlength(text, _font(size)) <= width:
         return text
     while text and pen.textlength(f"{text}…", _font(size)) > width:

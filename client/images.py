@@ -1,139 +1,337 @@
-"""Opening pictures of every kind, with errors that say which one is at fault and why."""
+"""Opens images of every kind. An error says which image cannot be opened, and why."""
 
 from __future__ import annotations
 
+import os
+import stat
+import struct
 import sys
-import urllib.error
-import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile
 
-from client.errors import ImageError
+from seresnext101_triton.client import headers
+from seresnext101_triton.client.errors import ImageError
+from seresnext101_triton.client.pixels import raw_mode, to_rgb
+from seresnext101_triton.client.sources import STANDARD_INPUT, Unreadable
+from seresnext101_triton.client.text import reason, shortened
+from seresnext101_triton.client.web import fetch, is_url
 
 ImageSource: TypeAlias = "str | Path | bytes | Image.Image | np.ndarray"
 
 PHOTOGRAPHS = Path(__file__).with_name("photographs")
-STANDARD_INPUT = "-"
-# Pillow gives every picture's memory back to the kernel, which clears it anew for the next: kept, it saves up to a third of the time that
-# a large one takes. At most 128 MiB, in blocks of 16 (Pillow's documentation, "Block allocator").
-Image.core.set_blocks_max(8)  # type: ignore[attr-defined]
-_WEB = ("http://", "https://")
-_WEB_TIMEOUT_S = 30.0
-_TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
+# Pillow's formats whose header says the true size of the image. Left out are EPS, for which Pillow
+# starts Ghostscript, icons (ICO and ICNS, which hold an image of another size), and formats without
+# pixels of their own (WMF, HDF5, MPEG).
+FORMATS = (
+    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF"),
+    *("QOI", "PSD", "PCX", "SGI", "SUN", "DDS", "TGA"),
+)
+_LONGEST_SIDE = 1 << 20  # pixels. Pillow keeps a pointer for each row
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_TURNED_BACK = {**_TURNS, 6: _TURNS[8], 8: _TURNS[6]}  # every other turn is its own inverse
 
 
 @dataclass(frozen=True)
-class Opening:
-    """How pictures are opened.
+class ImageOptions:
+    """How images are opened.
 
     Attributes:
-        orient: Turn a picture as its EXIF orientation says. NVIDIA's own tools do not.
-        draft: Length in pixels that a JPEG's shorter side must keep; its decoder may scale to 1/2, 1/4 or 1/8 down to that, which is much
-            faster and not what the network was trained on. None decodes every pixel.
-        max_bytes: Largest file.
-        max_pixels: Largest picture; a small file can claim to be a huge one.
+        orient: Whether to turn an image as its EXIF orientation says. NVIDIA's tools do not.
+        draft: Length in pixels that the shorter side of a JPEG must keep. Its decoder may scale
+            the image to 1/2, 1/4 or 1/8, but not below that length. This is much faster, but the
+            result is not exact. None decodes every pixel. With `"model"`, a classifier takes the
+            length to which the images of its model are resized.
+        max_bytes: The largest file that is read, in bytes.
+        max_pixels: The largest image that is decoded, in pixels. A small file can contain a huge
+            image.
+        download_s: The longest time for a download, from the look-up of the host to the last byte,
+            in seconds.
     """
 
     orient: bool = True
-    draft: int | None = None
+    draft: int | Literal["model"] | None = None
     max_bytes: int = 256 << 20
-    max_pixels: int = 89_478_485  # where Pillow begins to warn of decompression bombs
+    max_pixels: int = 89_478_485  # Pillow begins to warn of decompression bombs here
+    download_s: float = 30.0
 
 
 def sample_photographs() -> list[Path]:
-    """The photographs that ship with the client, in a fixed order."""
+    """The photographs that are part of the client, in a fixed order."""
     return sorted(PHOTOGRAPHS.glob("*.jpg"))
 
 
-def load_image(source: ImageSource, opening: Opening = Opening()) -> Image.Image:
-    """Decode one picture completely, to RGB.
+def load_image(source: ImageSource, options: ImageOptions = ImageOptions()) -> Image.Image:
+    """Decode one image completely, to RGB.
 
-    Transparency is laid over white, 16 bits become 8, of an animation the first frame counts, and colour profiles are ignored, as
-    torchvision ignores them.
+    Transparent images get a white background. Of samples with 16 bits, the higher 8 bits are used.
+    Of an animation, the first frame is used. Colour profiles are ignored, as in torchvision.
 
     Args:
-        source: A path, an http(s) URL, `-` for standard input, the bytes of an image file, a Pillow image, or a uint8 array
-            [height, width, 3] in RGB order.
-        opening: Limits and options.
+        source: The path of a regular file, an http(s) URL, `-` for standard input, the bytes of an
+            image file, a Pillow image, or a uint8 array [height, width, 3] in RGB order.
+        options: Limits and options.
 
     Raises:
-        ImageError: It is missing, a folder, empty, truncated, no image, or over a limit.
+        ImageError: The file is missing, not a regular file, empty, truncated, not an image, or
+            above a limit. If another library raised an exception, it is the error's `__cause__`.
     """
-    if isinstance(source, Image.Image):
-        return _to_rgb(_oriented(source) if opening.orient else source)
-    if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or 0 in source.shape:
-            raise ImageError(f"an array must be uint8 [height, width, 3], not {source.dtype} {list(source.shape)}")
-        return Image.fromarray(source)
-    if isinstance(source, bytes):
-        return _decode(source, f"{len(source)} bytes", opening)
-    if source == STANDARD_INPUT:
-        return _decode(sys.stdin.buffer.read(opening.max_bytes + 1), "standard input", opening)
-    if isinstance(source, str) and source.startswith(_WEB):
-        return _decode(_fetch(source, opening), source, opening)
-    path = Path(source)
+    with errors_of(source):
+        if isinstance(source, Image.Image):
+            return _from_pillow(source, options)
+        if isinstance(source, np.ndarray):
+            return _from_array(source, options)
+        if isinstance(source, bytes):
+            return _decode(source, f"{len(source)} bytes", options)
+        if not isinstance(source, str | os.PathLike):
+            raise ImageError(
+                f"a {type(source).__name__} is no image: give a path, a URL, bytes, a Pillow image "
+                "or a uint8 array"
+            )
+        if isinstance(source, Unreadable):
+            raise source.error
+        if source == STANDARD_INPUT:
+            return _decode(_standard_input(options.max_bytes), "standard input", options)
+        if isinstance(source, str) and is_url(source):
+            return _decode(
+                fetch(source, options.max_bytes, options.download_s), shortened(source), options
+            )
+        return _decode(_read(source, options.max_bytes), shortened(os.fsdecode(source)), options)
+
+
+@contextmanager
+def errors_of(source: ImageSource) -> Iterator[None]:
+    """Turn any exception into an error of this image, so that other images are not affected.
+
+    Raises:
+        ImageError: An exception was raised. This exception is the error's `__cause__`.
+    """
     try:
-        with path.open("rb") as file:
-            return _decode(file.read(opening.max_bytes + 1), str(path), opening)
-    except IsADirectoryError:
-        raise ImageError(f"{path} is a folder: name the images in it, for example {path}/*.jpg") from None
-    except FileNotFoundError:
-        raise ImageError(f"{path} does not exist") from None
-    except OSError as error:
-        raise ImageError(f"{path} cannot be read: {error.strerror or error}") from None
+        yield
+    except ImageError:
+        raise
+    except Exception as error:
+        raise ImageError(
+            f"{_named(source)} cannot be opened: {type(error).__name__}: {reason(error)}"
+        ) from error
 
 
-def _fetch(url: str, opening: Opening) -> bytes:
+def _named(source: ImageSource) -> str:
+    if isinstance(source, str | os.PathLike):
+        return shortened(os.fsdecode(source))
+    return f"{len(source)} bytes" if isinstance(source, bytes) else f"a {type(source).__name__}"
+
+
+def _read(path: str | os.PathLike[str], max_bytes: int) -> bytes:
+    """The content of a regular file."""
+    name = shortened(os.fsdecode(path))
     try:
-        with urllib.request.urlopen(url, timeout=_WEB_TIMEOUT_S) as response:  # noqa: S310  (http and https only)
-            return bytes(response.read(opening.max_bytes + 1))
-    except urllib.error.HTTPError as error:
-        raise ImageError(f"{url} cannot be fetched: {error.code} {error.reason}") from None
-    except (OSError, ValueError) as error:
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise ImageError(f"{url} cannot be fetched: {reason}") from None
+        # Without O_NONBLOCK, opening a FIFO without a writer would block.
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            facts = os.fstat(file)
+            if stat.S_ISDIR(facts.st_mode):
+                raise ImageError(
+                    f"{name} is a folder: name the images in it, for example {name}/*.jpg"
+                )
+            if not stat.S_ISREG(facts.st_mode):
+                raise ImageError(
+                    f"{name} is not a regular file: pipe it into standard input, which is named -"
+                )
+            if facts.st_size > max_bytes:
+                raise ImageError(f"{name} is refused: it has more than {max_bytes} bytes")
+            with os.fdopen(file, "rb", closefd=False) as content:
+                return content.read(facts.st_size)
+        finally:
+            os.close(file)
+    except FileNotFoundError as error:
+        hint = (
+            " (only http and https addresses are fetched)"
+            if "://" in name or name.startswith("data:")
+            else ""
+        )
+        raise ImageError(f"{name} does not exist{hint}") from error
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # ValueError: a character that no file name can have
+        raise ImageError(
+            f"{name} cannot be read: {getattr(error, 'strerror', None) or reason(error)}"
+        ) from error
 
 
-def _decode(content: bytes, name: str, opening: Opening) -> Image.Image:
+def _standard_input(max_bytes: int) -> bytes:
+    if sys.stdin is None or sys.stdin.closed:
+        raise ImageError("standard input is closed: pipe a picture into it")
+    if sys.stdin.isatty():
+        raise ImageError(
+            "standard input is a terminal: pipe a picture into it, for example - < cat.jpg"
+        )
+    return sys.stdin.buffer.read(max_bytes + 1)
+
+
+def _from_array(array: np.ndarray, options: ImageOptions) -> Image.Image:
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+        raise ImageError(
+            f"an array must be uint8 [height, width, 3], not {array.dtype} {list(array.shape)}"
+        )
+    _check_size((array.shape[1], array.shape[0]), "an array", options)
+    return Image.fromarray(array)
+
+
+def _from_pillow(image: Image.Image, options: ImageOptions) -> Image.Image:
+    name = f"a Pillow image of mode {image.mode}"
+    if 0 in image.size:
+        raise ImageError(f"{name} is empty: {image.width}x{image.height} pixels")
+    _check_size(image.size, name, options)
+    return _finished(image, name, options, b"")
+
+
+def _decode(content: bytes, name: str, options: ImageOptions) -> Image.Image:
     if not content:
         raise ImageError(f"{name} is empty (0 bytes)")
-    if len(content) > opening.max_bytes:
-        raise ImageError(f"{name} is refused: it has more than {opening.max_bytes} bytes")
+    if len(content) > options.max_bytes:
+        raise ImageError(f"{name} is refused: it has more than {options.max_bytes} bytes")
+    headers.check(content, name)
     try:
-        image: Image.Image = Image.open(BytesIO(content))
-        if image.width * image.height > opening.max_pixels:
-            raise ImageError(f"{name} is refused: {image.width}x{image.height} is more than {opening.max_pixels} pixels")
-        if opening.draft:
-            image.draft("RGB", (opening.draft, opening.draft))
-        image.load()
-        return _to_rgb(_oriented(image) if opening.orient else image)
-    except UnidentifiedImageError:
-        raise ImageError(f"{name} is not an image that Pillow can read: it begins with {content[:8]!r}") from None
+        image = _opened(content)
+        if image is None:
+            raise ImageError(
+                f"{name} is not an image that Pillow can read: it begins with {content[:8]!r}"
+            )
+        _check_size(image.size, name, options)
+        if isinstance(options.draft, int):
+            image.draft("RGB", (options.draft, options.draft))
+        return _finished(image, name, options, content)
+    except ImageError:
+        raise
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{name} is refused: {error}") from None
-    # Pillow's decoders raise all of these for damaged files.
-    except (OSError, SyntaxError, ValueError, IndexError, EOFError, MemoryError, OverflowError) as error:
-        raise ImageError(f"{name} is damaged or truncated: {error}") from None
+        raise ImageError(f"{name} is refused: {reason(error)}") from error
+    except MemoryError as error:
+        raise ImageError(f"{name} needs more memory than there is") from error
+    except Exception as error:  # Pillow's decoders raise many types for damaged files
+        raise ImageError(f"{name} is damaged or truncated: {reason(error)}") from error
 
 
-def _oriented(image: Image.Image) -> Image.Image:
-    upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
-    return image if upright else ImageOps.exif_transpose(image)  # which copies even what it does not turn
+def _opened(content: bytes) -> ImageFile.ImageFile | None:
+    """The image, of which only the header was read. None if no format accepts the content.
+
+    `Image.open` is not used, because it would warn of sizes that this module refuses itself or that
+    the user has allowed.
+    """
+    Image.preinit()
+    for form in FORMATS:
+        if form not in Image.OPEN:
+            Image.init()
+        if form not in Image.OPEN:  # this Pillow was built without the format
+            continue
+        factory, accepts = Image.OPEN[form]
+        try:
+            accepted = accepts is None or accepts(content[:16])
+            if accepted and not isinstance(accepted, str):  # a text names a missing library
+                return factory(BytesIO(content), "")
+        except (
+            SyntaxError,
+            IndexError,
+            TypeError,
+            struct.error,
+        ):  # another format, or a damaged image
+            continue
+    return None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image
-    if image.mode in _TRANSPARENT or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        return Image.fromarray((values >> 8 if values.max() > 255 else values).clip(0, 255).astype(np.uint8)).convert("RGB")
-    return image.convert("RGB")
+def _check_size(size: tuple[int, int], name: str, options: ImageOptions) -> None:
+    width, height = size
+    if width * height > options.max_pixels:
+        raise ImageError(
+            f"{name} is refused: {width}x{height} is more than {options.max_pixels} pixels, which "
+            "may be a decompression bomb"
+        )
+    if max(size) > _LONGEST_SIDE:
+        raise ImageError(
+            f"{name} is refused: {width}x{height} has a side of more than {_LONGEST_SIDE} pixels"
+        )
+
+
+def _finished(image: Image.Image, name: str, options: ImageOptions, content: bytes) -> Image.Image:
+    """The image in RGB, with its pixels loaded, and turned as EXIF says if `orient` is set."""
+    raw = raw_mode(image)
+    turned_by_pillow = _tiff_orientation(image)
+    image.load()
+    _check_size(image.size, name, options)
+    try:
+        picture = to_rgb(image, raw, _low_bytes(image, raw, content))
+    except ImageError as error:
+        raise ImageError(f"{name} is refused: {error}") from error
+    if turned_by_pillow is not None:
+        return picture if options.orient else _turned(picture, _TURNED_BACK.get(turned_by_pillow))
+    return _turned(picture, _TURNS.get(_orientation(image, content))) if options.orient else picture
+
+
+def _turned(image: Image.Image, method: Image.Transpose | None) -> Image.Image:
+    """Turn the pixels.
+
+    The EXIF data stay unchanged. `ImageOps.exif_transpose` would write them again, which fails if a
+    tag is broken.
+    """
+    return image if method is None else image.transpose(method)
+
+
+def _tiff_orientation(image: Image.Image) -> int | None:
+    """The orientation by which Pillow turns a TIFF while it loads the pixels.
+
+    It is None for other formats, and for a TIFF whose pixels are loaded already.
+    """
+    if image.format != "TIFF" or not getattr(image, "tile", None):
+        return None
+    value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return value if value in _TURNS else 1
+
+
+def _orientation(image: Image.Image, content: bytes) -> int:
+    """The EXIF orientation of an image. It is 1 if the image has none, or an invalid one."""
+    try:
+        if not content:  # a Pillow image, whose orientation the caller may have changed
+            value = image.getexif().get(ExifTags.Base.Orientation, 1)
+            return value if isinstance(value, int) else 1
+        exif = image.info.get("exif")
+        if (
+            exif is None and "Raw profile type exif" in image.info
+        ):  # ImageMagick writes it so into a PNG
+            exif = bytes.fromhex("".join(image.info["Raw profile type exif"].split("\n")[3:]))
+        if (found := headers.orientation_of_exif(exif or b"")) != 1:
+            return found
+        xmp = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp") or b""
+        return headers.orientation_of_xmp(
+            xmp if isinstance(xmp, bytes) else str(xmp).encode(errors="replace")
+        )
+    except Exception:  # noqa: BLE001  (a broken description says nothing)
+        return 1
+
+
+def _low_bytes(image: Image.Image, raw: str, content: bytes) -> Image.Image | None:
+    """The lower 8 bits of a PNG with 16 bits for each channel and a transparent colour.
+
+    Pillow decodes only the upper 8 bits. The result is None for other images.
+    """
+    if raw != "RGB;16B" or "transparency" not in image.info or image.format != "PNG" or not content:
+        return None
+    again = _opened(content)
+    assert again is not None  # the same bytes were opened before
+    again.tile = [(*tile[:3], "RGB;16L") for tile in again.tile]  # type: ignore[misc]  # plain before Pillow 11
+    again.load()
+    return again

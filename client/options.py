@@ -1,93 +1,215 @@
-"""The options that every command of the client shares: which server, and how it is spoken to."""
+"""The options that the client's commands share, and what they mean for the library."""
 
 from __future__ import annotations
 
 import argparse
+import math
+import sys
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from seresnext101_triton.client.errors import UsageError
+from seresnext101_triton.client.protocols import TRANSPORTS
 
 if TYPE_CHECKING:
-    from client.connection import Connection
-    from client.images import Opening
-    from client.transport import Link
+    from seresnext101_triton.client.connection import Connection
+    from seresnext101_triton.client.images import ImageOptions
+    from seresnext101_triton.client.transport import TransportOptions
 
-PROTOCOLS = ("grpc", "http")
+# The flags of the library's parameters, by the names that the library's errors use.
+FLAGS = {
+    "batch": "--batch",
+    "headers": "--header",
+    "model": "--model",
+    "tls.ca": "--tls-ca",
+    "tls.certificate": "--tls-cert",
+    "tls.key": "--tls-key",
+    "top": "--top",
+    "url": "--url",
+}
+# The limit of transport.py, which is not imported here, so that `--help` is fast.
+_LONGEST_S = 1e6
 
 
 def add_server(parser: argparse.ArgumentParser) -> None:
-    """The server and the way to it."""
+    """Add the options that say which server is used and how."""
     server = parser.add_argument_group("server")
     server.add_argument(
         "--url",
         metavar="HOST:PORT",
-        help="the server, or several with commas between, any of which may answer (default: $TRITON_URL, else this machine; port 8001, "
-        "for HTTP 8000)",
+        help="the server, or several servers with commas between, any of which may answer "
+        "(default: $TRITON_URL, or this machine; port 8001, for HTTP 8000). A scheme decides the "
+        "protocol: grpc://HOST, grpcs://HOST with TLS, http://HOST, https://HOST with TLS. Without "
+        "a port, https:// and grpcs:// mean 443, and http:// means 80",
     )
-    server.add_argument("--protocol", choices=PROTOCOLS, default="grpc", help="default: grpc, which is the faster")
-    server.add_argument("--timeout", type=float, default=60.0, metavar="S", help="deadline of one request (default: 60)")
-    server.add_argument("--retries", type=int, default=2, metavar="N", help="when nobody answers, never when refused (default: 2)")
-    server.add_argument("--header", action="append", default=[], type=_header, metavar="NAME:VALUE", help="sent along; may be repeated")
-    server.add_argument("--compression", choices=("gzip", "deflate"), help="for slow networks; prepared images hardly shrink")
-    server.add_argument("--shared-memory", action="store_true", help="hand tensors over in memory, to a server on this machine")
-    server.add_argument("--tls", action="store_true", help="speak TLS, trusting the system's authorities")
-    server.add_argument("--tls-ca", type=Path, metavar="PEM", help="speak TLS, trusting these authorities")
-    server.add_argument("--tls-cert", type=Path, metavar="PEM", help="our certificate, for mutual TLS")
-    server.add_argument("--tls-key", type=Path, metavar="PEM", help="its key")
+    server.add_argument(
+        "--protocol",
+        choices=tuple(TRANSPORTS),
+        help="default: the protocol of the URL's scheme, or grpc, which is faster",
+    )
+    server.add_argument(
+        "--timeout",
+        type=seconds,
+        default=60.0,
+        metavar="S",
+        help="deadline of one request, in seconds (default: 60)",
+    )
+    server.add_argument(
+        "--retries",
+        type=count,
+        default=2,
+        metavar="N",
+        help="how often a request is sent again if no server answered (default: 2). A request that "
+        "a server refused is not sent again",
+    )
+    server.add_argument(
+        "--header",
+        action="append",
+        default=[],
+        type=_header,
+        metavar="NAME:VALUE",
+        help="a header of every request; may be given several times",
+    )
+    server.add_argument(
+        "--compression",
+        choices=("gzip", "deflate"),
+        help="compress requests, for slow networks; prepared images hardly shrink",
+    )
+    server.add_argument(
+        "--shared-memory",
+        action="store_true",
+        help="pass tensors in shared memory to a server on this machine",
+    )
+    server.add_argument("--tls", action="store_true", help="use TLS with the system's authorities")
+    server.add_argument("--tls-ca", type=Path, metavar="PEM", help="use TLS with these authorities")
+    server.add_argument(
+        "--tls-cert", type=Path, metavar="PEM", help="the client's certificate, for mutual TLS"
+    )
+    server.add_argument(
+        "--tls-key", type=Path, metavar="PEM", help="the key of the client's certificate"
+    )
 
 
-def add_opening(parser: argparse.ArgumentParser) -> None:
-    """How pictures are opened."""
-    pictures = parser.add_argument_group("pictures")
-    pictures.add_argument("--no-orientation", action="store_true", help="leave pictures as they lie, as NVIDIA's tools do")
-    pictures.add_argument("--draft", action="store_true", help="decode large JPEGs at a fraction of their size: fast, not exact")
-    pictures.add_argument("--max-pixels", type=int, metavar="N", help="refuse larger pictures (default: 89478485)")
+def add_image_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how images are opened."""
+    images = parser.add_argument_group("images")
+    images.add_argument(
+        "--no-orientation",
+        action="store_true",
+        help="do not turn images as their EXIF orientation says; NVIDIA's tools do not either",
+    )
+    images.add_argument(
+        "--draft",
+        action="store_true",
+        help="decode large JPEGs at a fraction of their size, which is fast and not exact",
+    )
+    images.add_argument(
+        "--max-pixels",
+        type=positive,
+        metavar="N",
+        help="refuse larger images (default: 89478485)",
+    )
 
 
 def add_throughput(parser: argparse.ArgumentParser) -> None:
-    """How many images go where at once."""
-    parser.add_argument("--batch", type=positive, metavar="N", help="images in a request (default: from the server's config)")
-    parser.add_argument("--in-flight", type=positive, metavar="N", help="requests at the same time (default: from the server's config)")
+    """Add the options that say how many images are classified at the same time."""
+    parser.add_argument(
+        "--batch",
+        type=positive,
+        metavar="N",
+        help="images in one request (default: from the server's config)",
+    )
+    parser.add_argument(
+        "--in-flight",
+        type=positive,
+        metavar="N",
+        help="requests at the same time (default: from the server's config)",
+    )
 
 
-def link_of(options: argparse.Namespace) -> Link:
-    """How the server is spoken to.
+def transport_options_of(options: argparse.Namespace) -> TransportOptions:
+    """How to communicate with the server.
 
     Raises:
-        ClientError: Options are out of range, or a file is missing.
+        UsageError: Options contradict one another, or a file of TLS cannot be used.
     """
-    from client.transport import Link, Tls
+    from seresnext101_triton.client.transport import Tls, TransportOptions
 
-    wanted = options.tls or options.tls_ca or options.tls_cert or options.tls_key
-    tls = Tls(options.tls_ca, options.tls_cert, options.tls_key) if wanted else None
-    return Link(options.protocol, options.timeout, options.retries, dict(options.header), tls, options.compression, options.shared_memory)
+    counts = Counter(name for name, _ in options.header)
+    if repeated := [name for name, times in counts.items() if times > 1]:
+        raise UsageError(f"the header {repeated[0]!r} is given twice: give each once")
+    uses_tls = options.tls or options.tls_ca or options.tls_cert or options.tls_key
+    return TransportOptions(
+        protocol=options.protocol,
+        timeout_s=options.timeout,
+        retries=options.retries,
+        headers=dict(options.header),
+        tls=Tls(options.tls_ca, options.tls_cert, options.tls_key) if uses_tls else None,
+        compression=options.compression,
+        shared_memory=options.shared_memory,
+    )
 
 
 def connection_of(options: argparse.Namespace) -> Connection:
     """A connection to the server."""
-    from client.classifier import default_url
-    from client.connection import Connection
+    from seresnext101_triton.client.classifier import default_url
+    from seresnext101_triton.client.connection import Connection
 
-    return Connection(options.url or default_url(options.protocol), link_of(options))
+    return Connection(options.url or default_url(options.protocol), transport_options_of(options))
 
 
-def opening_of(options: argparse.Namespace) -> Opening:
-    """How pictures are opened."""
-    from client.images import Opening
+def image_options_of(options: argparse.Namespace) -> ImageOptions:
+    """How images are opened."""
+    from seresnext101_triton.client.images import ImageOptions
 
     given = {"max_pixels": options.max_pixels} if options.max_pixels else {}
-    return Opening(orient=not options.no_orientation, **given)
+    draft: Literal["model"] | None = "model" if options.draft else None
+    return ImageOptions(orient=not options.no_orientation, draft=draft, **given)
 
 
 def positive(text: str) -> int:
-    """A whole number above 0, for argparse."""
+    """A whole number of at least 1, for argparse."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
     return value
 
 
+def count(text: str) -> int:
+    """A whole number of at least 0, for argparse."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, not {value}")
+    return value
+
+
+def seconds(text: str) -> float:
+    """A number of seconds above 0, for argparse."""
+    value = waiting(text)
+    if not value:
+        raise argparse.ArgumentTypeError("must be above 0")
+    return value
+
+
+def waiting(text: str) -> float:
+    """A number of seconds of at least 0, for argparse."""
+    value = float(text)
+    if not (math.isfinite(value) and 0 <= value <= _LONGEST_S):
+        raise argparse.ArgumentTypeError(
+            f"must be a number of seconds from 0 to {_LONGEST_S:.0f}, not {text!r}"
+        )
+    return value
+
+
+def show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """A replacement of `warnings.showwarning` that prints one line without the source code."""
+    sys.stderr.write(f"warning: {message}\n")
+
+
 def _header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon or not name.strip():
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME:VALUE")
-    return name.strip().lower(), value.strip()
+        # The message does not repeat the text, which may be a secret.
+        raise argparse.ArgumentTypeError("a header is NAME:VALUE")
+    return name.strip(" \t").lower(), value.strip(" \t")

@@ -1,11 +1,10 @@
-"""What the command line prints: tables for people, JSON and CSV for machines."""
+"""Prints answers: tables for people, JSON and CSV for machines."""
 
 from __future__ import annotations
 
 import csv
-import json
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,25 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from client.decoding import Prediction
-from client.evaluation import Disagreement, Evaluation, Share
+from seresnext101_triton.client.decoding import Prediction
+from seresnext101_triton.client.evaluation import Disagreement, Evaluation, Share
+from seresnext101_triton.client.output import encodes, standard_output
+from seresnext101_triton.client.text import escaped, json_text, printable
 
 UNTRAINED = " UNTRAINED WEIGHTS  made from a seed, for trying things out: the labels mean nothing. "
 
 
 @dataclass
 class Answers:
-    """What one model said of the images, in the order they were named."""
+    """The answers of one model, in the order of the images.
+
+    Attributes:
+        model: Name of the model.
+        version: Version of the model.
+        untrained: Whether the labels have no meaning.
+        predictions: The predictions for each answered image.
+        errors: The error of each other image.
+    """
 
     model: str
     version: str
@@ -31,102 +40,207 @@ class Answers:
     errors: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """The document of `--json`."""
         answered = [
             {"image": image, "predictions": [asdict(prediction) for prediction in predictions]}
             for image, predictions in self.predictions.items()
         ]
         failed = [{"image": image, "error": error} for image, error in self.errors.items()]
-        return {"model": self.model, "version": self.version, "untrained": self.untrained, "images": answered + failed}
+        return {
+            "model": self.model,
+            "version": self.version,
+            "untrained": self.untrained,
+            "images": answered + failed,
+        }
 
 
 def print_json(document: object) -> None:
     """One JSON document."""
-    print(json.dumps(document, indent=2, ensure_ascii=False))
+    _print_json([document], indent=2)
 
 
 def print_json_lines(answers: Iterable[Answers]) -> None:
     """One JSON object for each model and image."""
-    for answer in answers:
-        facts = answer.to_json()
-        for entry in facts.pop("images"):
-            print(json.dumps(facts | entry, ensure_ascii=False))
+    facts = [answer.to_json() for answer in answers]
+    _print_json([model | entry for model in facts for entry in model.pop("images")], indent=None)
 
 
 def print_csv(answers: Iterable[Answers]) -> None:
-    """One row for each prediction."""
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["model", "version", "image", "rank", "index", "label", "probability"])
-    for answer in answers:
-        for image, predictions in answer.predictions.items():
-            for rank, one in enumerate(predictions, start=1):
-                writer.writerow([answer.model, answer.version, image, rank, one.index, one.label, one.probability])
+    """Print one line for each prediction.
+
+    Bytes of names that are not UTF-8, and control characters, are written as `escaped` does.
+    """
+    with standard_output() as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["model", "version", "image", "rank", "index", "label", "probability"])
+        for answer in answers:
+            for image, predictions in answer.predictions.items():
+                for rank, one in enumerate(predictions, start=1):
+                    row = [
+                        answer.model,
+                        answer.version,
+                        escaped(image),
+                        rank,
+                        one.index,
+                        escaped(one.label),
+                        one.probability,
+                    ]
+                    writer.writerow(row)
 
 
 def print_answers(answers: Sequence[Answers]) -> None:
     """A table for each model."""
-    console = Console(highlight=False)
-    for answer in answers:
-        title = f"{answer.model} · version {answer.version}" + (" · untrained weights" if answer.untrained else "")
-        table = Table(title=title, title_justify="left", title_style="bold", box=None)
-        table.add_column("image", overflow="fold")
-        table.add_column("", justify="right", style="dim")
-        table.add_column("label", overflow="fold")
-        table.add_column("class", justify="right", style="dim")
-        table.add_column("probability", justify="right")
-        table.add_column("", no_wrap=True)
-        for image, predictions in answer.predictions.items():
-            for rank, prediction in enumerate(predictions, start=1):
-                table.add_row(
-                    Text(Path(image).name if rank == 1 else ""),
-                    str(rank),
-                    Text(prediction.label, style="bold" if rank == 1 else ""),
-                    str(prediction.index),
-                    f"{prediction.probability:.2%}",
-                    Text("█" * round(20 * prediction.probability), style="cyan"),
-                    end_section=rank == len(predictions),
-                )
-        if answer.predictions:
-            console.print(table)
-            console.print()
-    if any(answer.untrained and answer.predictions for answer in answers):
-        console.print(UNTRAINED, style="bold yellow reverse", soft_wrap=True)
+    with _console() as console:
+        block = "█" if encodes("█") else "#"
+        for answer in answers:
+            title = _title(
+                answer.model, f"version {answer.version}", *["untrained weights"] * answer.untrained
+            )
+            table = Table(title=_text(title, style="bold"), title_justify="left", box=None)
+            table.add_column("image", overflow="fold")
+            table.add_column("", justify="right", style="dim")
+            table.add_column("label", overflow="fold")
+            table.add_column("class", justify="right", style="dim")
+            table.add_column("probability", justify="right")
+            table.add_column("", no_wrap=True)
+            for image, predictions in answer.predictions.items():
+                for rank, prediction in enumerate(predictions, start=1):
+                    table.add_row(
+                        _text(Path(image).name if rank == 1 else ""),
+                        str(rank),
+                        _text(prediction.label, style="bold" if rank == 1 else ""),
+                        str(prediction.index),
+                        f"{prediction.probability:.2%}",
+                        Text(block * round(20 * prediction.probability), style="cyan"),
+                        end_section=rank == len(predictions),
+                    )
+            if answer.predictions:
+                console.print(table)
+                console.print()
+        if any(answer.untrained and answer.predictions for answer in answers):
+            console.print(UNTRAINED, style="bold yellow reverse", soft_wrap=True)
 
 
-def print_evaluations(evaluations: Sequence[Evaluation], agreed: Share | None, worst: Sequence[Disagreement]) -> None:
-    """Accuracy of each model, and where two of them differ."""
-    console = Console(highlight=False)
-    table = Table("model", "images", "top-1", "top-5", box=None, pad_edge=False, title="accuracy (95 % interval)", title_justify="left")
-    for evaluation in evaluations:
-        shares = (_share(evaluation.accuracy(top)) for top in (1, 5))
-        table.add_row(f"{evaluation.model} · version {evaluation.version}", str(len(evaluation.predictions)), *shares)
-    console.print(table)
-    if agreed is None:
-        return
-    console.print(f"\nthe same class first: {_share(agreed)} of {agreed.count} images")
-    if worst:
-        table = Table("image", *(evaluation.model for evaluation in evaluations), box=None, pad_edge=False)
-        for pair in worst:
-            table.add_row(Text(pair.image), *(f"{one.label} {one.probability:.1%}" for one in (pair.first, pair.second)))
+def print_evaluations(
+    evaluations: Sequence[Evaluation], agreed: Share | None, worst: Sequence[Disagreement]
+) -> None:
+    """Accuracy of each model, of how many images, and where two of them differ."""
+    with _console() as console:
+        title = Text("accuracy (95 % interval)")
+        table = Table(
+            "model",
+            "images",
+            "top-1",
+            "top-5",
+            box=None,
+            pad_edge=False,
+            title=title,
+            title_justify="left",
+        )
+        for evaluation in evaluations:
+            count = str(len(evaluation.predictions))
+            if evaluation.failed:
+                count += f" of {len(evaluation.truth)}"
+            shares = (_share(evaluation.accuracy(top)) for top in (1, 5))
+            table.add_row(
+                _text(_title(evaluation.model, f"version {evaluation.version}")), count, *shares
+            )
         console.print(table)
+        if agreed is None:
+            return
+        console.print(Text(f"\nthe same class first: {_share(agreed)} of {agreed.count} images"))
+        if worst:
+            table = Table("image", box=None, pad_edge=False)
+            for evaluation in evaluations:
+                table.add_column(_text(evaluation.model))
+            for pair in worst:
+                table.add_row(
+                    _text(pair.image),
+                    *(
+                        _text(f"{one.label} {one.probability:.1%}")
+                        for one in (pair.first, pair.second)
+                    ),
+                )
+            console.print(table)
+
+
+def evaluations_to_json(
+    evaluations: Sequence[Evaluation], agreed: Share | None, worst: Sequence[Disagreement]
+) -> dict[str, Any]:
+    """The document of `--json`. The value of a share of no image is null."""
+    document: dict[str, Any] = {
+        "models": [
+            {
+                "model": one.model,
+                "version": one.version,
+                "images": len(one.predictions),
+                "failed": one.failed,
+                "top1": _share_to_json(one.accuracy(1)),
+                "top5": _share_to_json(one.accuracy(5)),
+            }
+            for one in evaluations
+        ]
+    }
+    if agreed:
+        document["agreement"] = _share_to_json(agreed)
+        document["worst"] = [
+            {"image": pair.image, "labels": [pair.first.label, pair.second.label]} for pair in worst
+        ]
+    return document
 
 
 def print_facts(facts: dict[str, str]) -> None:
     """Names and values."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for name, value in facts.items():
-        table.add_row(Text(name, style="dim"), Text(value))
-    Console(highlight=False).print(table)
+    with _console() as console:
+        table = Table(box=None, show_header=False, pad_edge=False)
+        for name, value in facts.items():
+            table.add_row(Text(name, style="dim"), _text(value))
+        console.print(table)
 
 
 def print_rows(names: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A plain table."""
-    table = Table(*names, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    Console(highlight=False).print(table)
+    with _console() as console:
+        table = Table(*names, box=None, pad_edge=False)
+        for row in rows:
+            table.add_row(*map(_text, row))
+        console.print(table)
+
+
+@contextmanager
+def _console() -> Iterator[Console]:
+    with standard_output() as file:
+        yield Console(file=file, highlight=False)
+
+
+def _print_json(documents: Iterable[object], indent: int | None) -> None:
+    with standard_output() as file:
+        for document in documents:
+            text = json_text(document, indent=indent)
+            file.write(
+                (text if encodes(text) else json_text(document, indent=indent, ascii_only=True))
+                + "\n"
+            )
+
+
+def _title(*parts: str) -> str:
+    return (" · " if encodes("·") else " - ").join(parts)
+
+
+def _text(text: str, style: str = "") -> Text:
+    """Text without markup.
+
+    rich would take `[...]` in a string for a style, and a terminal would obey control characters.
+    """
+    return Text(printable(text), style=style)
+
+
+def _share_to_json(share: Share) -> dict[str, Any]:
+    return {"value": share.value if share.count else None, "interval": share.interval}
 
 
 def _share(share: Share) -> str:
+    if not share.count:
+        return "no image"
     low, high = share.interval
-    return f"{share.value:.1%} ({low:.1%} – {high:.1%})"
+    return f"{share.value:.1%} ({low:.1%} {'–' if encodes('–') else '-'} {high:.1%})"

@@ -1,38 +1,71 @@
-"""The two protocols that Triton speaks, behind one interface: gRPC, which is the faster, and HTTP."""
+"""What every transport offers: one protocol to one server, blocking or with asyncio.
+
+The methods of a transport are coroutines in both cases. Those of a blocking transport never
+suspend, so that `seresnext101_triton.client.connection` holds the logic of requests once, for both.
+"""
 
 from __future__ import annotations
 
-import threading
+import math
+import re
+import ssl
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from google.protobuf import json_format
 from tritonclient.grpc import model_config_pb2 as pb
 from tritonclient.utils import InferenceServerException
 
-from client.errors import ClientError
-from client.shared_memory import SharedTensors
+from seresnext101_triton.client.address import Address
+from seresnext101_triton.client.errors import ContractError, UsageError
+from seresnext101_triton.client.protocols import TRANSPORTS, protocol_named
+from seresnext101_triton.client.shared_memory import SharedTensors
 
-PROTOCOLS = ("grpc", "http")
 COMPRESSIONS = ("gzip", "deflate")
-_TRITON_TYPES = {np.dtype(np.float32): "FP32", np.dtype(np.float16): "FP16", np.dtype(np.uint8): "UINT8"}
+# Eleven days. gRPC counts nanoseconds in 64 bits and fails above 9.2e9 s.
+LONGEST_TIMEOUT_S = 1e6
+# Bytes. The scores of 1000 classes of 8 images take 32 kB, and their labels 300 kB.
+LARGEST_ANSWER = 256 << 20
+TRITON_TYPES = {
+    np.dtype(np.float32): "FP32",
+    np.dtype(np.float16): "FP16",
+    np.dtype(np.uint8): "UINT8",
+}
+# RFC 9110, sections 5.1 and 5.5: a field's name is a token, and its value has no line break and no
+# NUL.
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+# Headers that say how the message itself is read. A second one of them breaks the message.
+_MESSAGE_HEADERS = {
+    "connection",
+    "content-encoding",
+    "content-length",
+    "expect",
+    "inference-header-content-length",
+    "keep-alive",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+}
 
 
 @dataclass(frozen=True)
 class Tls:
-    """How a TLS connection is made. All files are PEM.
+    """How a TLS connection is made. All files are PEM files.
 
     Attributes:
-        ca: Certificates of the authorities that are trusted; the system's where it is None.
-        certificate: Ours, for mutual TLS.
-        key: The key of ours.
+        ca: Certificates of the trusted authorities. None means the system's authorities.
+        certificate: The client's certificate, for mutual TLS.
+        key: The key of the client's certificate, without a passphrase.
 
     Raises:
-        ClientError: A file is missing, or only one of certificate and key was given.
+        UsageError: A file is missing, cannot be read or has another content, or only one of
+            `certificate` and `key` is given.
     """
 
     ca: Path | None = None
@@ -41,31 +74,75 @@ class Tls:
 
     def __post_init__(self) -> None:
         if (self.certificate is None) != (self.key is None):
-            raise ClientError("mutual TLS takes both a certificate and its key: --tls-cert and --tls-key")
+            raise UsageError(
+                "mutual TLS takes both a certificate and its key: `tls.certificate` and `tls.key`"
+            )
         for file in filter(None, (self.ca, self.certificate, self.key)):
             if not file.is_file():
-                raise ClientError(f"{file} does not exist")
+                raise UsageError(f"{file} does not exist, or is not a file: name a PEM file")
+        self.context()
+
+    def context(self) -> ssl.SSLContext:
+        """The SSL context for these files. It checks the server's name and certificate."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        if self.ca:
+            _load_pem(
+                f"{self.ca}, the file of authorities",
+                lambda: context.load_verify_locations(cafile=self.ca),
+            )
+        else:
+            context.load_default_certs()
+        if self.certificate and self.key:
+            certificate, key = str(self.certificate), str(self.key)
+            _load_pem(
+                f"{certificate} and {key}, the certificate and its key",
+                lambda: context.load_cert_chain(certificate, key, password=_refuse_passphrase),
+            )
+        return context
+
+
+def _load_pem(what: str, load: Callable[[], None]) -> None:
+    try:
+        load()
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        if isinstance(error, PermissionError):
+            reason = error.strerror
+        elif "PEM" in str(error):  # OpenSSL says "PEM lib" if it finds nothing that it can read
+            reason = "not in PEM form, or not that"
+        else:
+            reason = str(error)
+        raise UsageError(f"{what}, cannot be used: {reason}") from None
+
+
+def _refuse_passphrase() -> str:
+    raise ValueError(
+        "the key has a passphrase; write it without one: openssl pkey -in KEY -out PLAIN_KEY"
+    )
 
 
 @dataclass(frozen=True)
-class Link:
-    """How a server is spoken to.
+class TransportOptions:
+    """How the client communicates with a server.
 
     Attributes:
-        protocol: `grpc` or `http`.
-        timeout_s: Deadline of one request, in seconds.
-        retries: How often a request is sent again when no server answered; never when one refused.
-        headers: Sent with every request; a token, for example.
-        tls: None is plain text.
-        compression: `gzip`, `deflate` or None. Prepared images hardly shrink: only a slow network repays the time.
-        shared_memory: Hand tensors over in shared memory, to a server on this machine that allows it; else they are sent, after one
-            warning.
+        protocol: `grpc` or `http`. None leaves it to the scheme of the server's address; without
+            a scheme it is gRPC.
+        timeout_s: Deadline of one request, in seconds; at most `LONGEST_TIMEOUT_S`.
+        retries: How often a request is sent again if no server answered. A request that a server
+            refused is never sent again.
+        headers: Headers of every request, for example a token.
+        tls: None means plain text, unless the server's address begins with `https://` or
+            `grpcs://`.
+        compression: `gzip`, `deflate` or None. Prepared images hardly shrink, so that compression
+            is useful only on slow networks.
+        shared_memory: Pass tensors in shared memory to a server on this machine that allows it. If
+            the server does not, tensors are sent, after one warning.
 
     Raises:
-        ClientError: A value is not one of these.
+        UsageError: A value is out of range.
     """
 
-    protocol: str = "grpc"
+    protocol: str | None = None
     timeout_s: float = 60.0
     retries: int = 2
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -74,216 +151,195 @@ class Link:
     shared_memory: bool = False
 
     def __post_init__(self) -> None:
-        if self.protocol not in PROTOCOLS:
-            raise ClientError(f"protocol must be one of {', '.join(PROTOCOLS)}, not {self.protocol!r}")
+        if self.protocol not in (None, *TRANSPORTS):
+            raise UsageError(
+                f"protocol must be one of {', '.join(TRANSPORTS)}, not {self.protocol!r}"
+            )
         if self.compression not in (None, *COMPRESSIONS):
-            raise ClientError(f"compression must be one of {', '.join(COMPRESSIONS)}, not {self.compression!r}")
-        if self.timeout_s <= 0 or self.retries < 0:
-            raise ClientError("the timeout must be above 0, and the retries not below")
+            raise UsageError(
+                f"compression must be one of {', '.join(COMPRESSIONS)}, not {self.compression!r}"
+            )
+        if not (math.isfinite(self.timeout_s) and 0 < self.timeout_s <= LONGEST_TIMEOUT_S):
+            raise UsageError(
+                f"the timeout must be above 0 and at most {LONGEST_TIMEOUT_S:.0f} s, not "
+                f"{self.timeout_s}"
+            )
+        if self.retries < 0:
+            raise UsageError(f"the number of retries must be at least 0, not {self.retries}")
+        for name, value in self.headers.items():
+            check_header(name, value, self.protocol)
 
 
-class Transport(Protocol):
-    """One protocol to one server. Its methods raise what tritonclient raises, and may be called from several threads."""
+def check_header(name: str, value: str, protocol: str | None = None) -> None:
+    """Check that a header can be sent unchanged.
 
-    def is_live(self) -> bool:
+    The messages repeat the header's name, but never its value, which may be a secret.
+
+    Raises:
+        UsageError: `protocol` cannot send the header; or no protocol can, if `protocol` is None.
+    """
+    if not _HEADER_NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} cannot be the name of a header: use letters, digits, '-', '_' and '.'"
+        )
+    if name.lower() in _MESSAGE_HEADERS:
+        raise UsageError(f"the header {name!r} is set by the protocol itself: leave it out")
+    if not _HEADER_VALUE.fullmatch(value):
+        raise UsageError(
+            f"the value of the header {name!r} has a line break, another control character, or "
+            "one beyond Latin-1"
+        )
+    if protocol is not None:
+        protocol_named(protocol).check_header(name, value)
+
+
+@dataclass(frozen=True)
+class Inference:
+    """One request for an output.
+
+    Attributes:
+        model: Name of the model.
+        version: Version of the model; empty leaves it to the server.
+        input: Name of the input.
+        batch: Content of the input.
+        output: Name of the output.
+        classes: If it is not 0, the server returns this number of highest entries of the output,
+            by Triton's classification extension.
+    """
+
+    model: str
+    version: str
+    input: str
+    batch: np.ndarray
+    output: str
+    classes: int = 0
+
+
+class Transport(ABC):
+    """One protocol to one server.
+
+    Any thread may use a blocking transport. A transport of asyncio belongs to one event loop.
+
+    The methods raise `InferenceServerException` with the server's status if the server refuses a
+    request, `OSError` if nothing answers, `TimeoutError` if nothing answers in time, and
+    `ClientError` if the answer is not Triton's.
+
+    Args:
+        address: The server.
+        options: How to communicate with it.
+
+    Attributes:
+        understood: Whether something at this address has answered in this protocol.
+    """
+
+    def __init__(self, address: Address, options: TransportOptions) -> None:
+        self.address, self.options = address, options
+        self.understood = False
+        self._shared: SharedTensors | None = None
+        if options.shared_memory:
+            self._shared = SharedTensors(self._register, self._unregister)
+
+    @abstractmethod
+    async def is_live(self) -> bool:
         """Whether the server answers."""
 
-    def is_ready(self) -> bool:
-        """Whether all its models are ready."""
+    @abstractmethod
+    async def is_ready(self, timeout_s: float | None = None) -> bool:
+        """Whether all models are ready. `timeout_s` replaces that of the options."""
 
-    def index(self) -> list[Mapping[str, str]]:
-        """Name, version, state and reason of everything in its repository."""
+    @abstractmethod
+    async def is_model_ready(self, model: str, timeout_s: float | None = None) -> bool:
+        """Whether a version of the model answers. An unknown model is not ready."""
 
-    def server(self) -> Mapping[str, Any]:
-        """Its name, version and extensions."""
+    @abstractmethod
+    async def index(self) -> list[Mapping[str, str]]:
+        """Name, version, state and reason of everything in the server's repository."""
 
-    def versions(self, model: str, version: str) -> list[str]:
+    @abstractmethod
+    async def server(self) -> Mapping[str, Any]:
+        """The server's name, version and extensions."""
+
+    @abstractmethod
+    async def versions(self, model: str, version: str) -> list[str]:
         """The versions of a model that answer."""
 
-    def config(self, model: str, version: str) -> pb.ModelConfig:
+    @abstractmethod
+    async def config(self, model: str, version: str) -> pb.ModelConfig:
         """A model's config."""
 
-    def infer(self, model: str, version: str, input: str, batch: np.ndarray, output: str, classes: int) -> np.ndarray | None:
-        """One output for one batch; with `classes`, that many highest entries of it, as Triton's classification extension gives them."""
+    async def infer(self, inference: Inference) -> np.ndarray | None:
+        """One output for one batch; None if the answer lacks this output.
 
-    def close(self) -> None:
+        The batch is passed in shared memory if the options ask for it and it is possible.
+        """
+        batch, shared = inference.batch, self._shared
+        region = await shared.take(batch) if shared else None
+        if shared and region:
+            tensor = self._input(inference)
+            tensor.set_shared_memory(region.name, batch.nbytes)
+            try:
+                return await self._infer(inference, tensor)
+            except InferenceServerException as error:
+                if "shared memory" not in str(error):
+                    raise
+                shared.give_up(error)  # a server that was restarted does not know the region
+            finally:
+                shared.give_back(region)
+        tensor = self._input(inference)
+        tensor.set_data_from_numpy(batch)
+        return await self._infer(inference, tensor)
+
+    async def close(self) -> None:
         """End the connection."""
-
-
-def connect(url: str, link: Link) -> Transport:
-    """A transport to `host:port`; nothing is sent yet."""
-    return Grpc(url, link) if link.protocol == "grpc" else Http(url, link)
-
-
-class Grpc:
-    """gRPC: one channel, which any thread may use."""
-
-    def __init__(self, url: str, link: Link) -> None:
-        import tritonclient.grpc as triton
-
-        self._triton, self._link = triton, link
-        tls = link.tls or Tls()
-        self._client = triton.InferenceServerClient(
-            url,
-            ssl=link.tls is not None,
-            root_certificates=tls.ca and str(tls.ca),
-            certificate_chain=tls.certificate and str(tls.certificate),
-            private_key=tls.key and str(tls.key),
-            channel_args=[
-                ("grpc.max_send_message_length", triton.MAX_GRPC_MESSAGE_SIZE),
-                ("grpc.max_receive_message_length", triton.MAX_GRPC_MESSAGE_SIZE),
-                # A server that has just started is noticed at once, not after gRPC's backoff of up to two minutes.
-                ("grpc.initial_reconnect_backoff_ms", 100),
-                ("grpc.max_reconnect_backoff_ms", 1000),
-                # A connection that a firewall dropped in silence is noticed while a request waits on it.
-                ("grpc.keepalive_time_ms", 30_000),
-                ("grpc.keepalive_timeout_ms", 10_000),
-                *_proxy_options(url),
-            ],
-        )
-        self._shared = SharedTensors() if link.shared_memory else None
-        self._options = {"client_timeout": link.timeout_s, "headers": dict(link.headers)}
-
-    def is_live(self) -> bool:
-        return bool(self._client.is_server_live(**self._options))
-
-    def is_ready(self) -> bool:
-        return bool(self._client.is_server_ready(**self._options))
-
-    def index(self) -> list[Mapping[str, str]]:
-        models = self._client.get_model_repository_index(**self._options).models
-        return [{name: getattr(model, name) for name in ("name", "version", "state", "reason")} for model in models]
-
-    def server(self) -> Mapping[str, Any]:
-        return dict(self._client.get_server_metadata(as_json=True, **self._options))
-
-    def versions(self, model: str, version: str) -> list[str]:
-        return list(self._client.get_model_metadata(model, version, **self._options).versions)
-
-    def config(self, model: str, version: str) -> pb.ModelConfig:
-        return self._client.get_model_config(model, version, **self._options).config
-
-    def infer(self, model: str, version: str, input: str, batch: np.ndarray, output: str, classes: int) -> np.ndarray | None:
-        ask = partial(self._client.infer, model, model_version=version, compression_algorithm=self._link.compression, **self._options)
-        return _infer(self._triton, self._client, self._shared, ask, input, batch, output, classes)
-
-    def close(self) -> None:
         if self._shared:
-            self._shared.close(self._client)
-        self._client.close()
+            await self._shared.close()
+        await self._close()
 
-
-class Http:
-    """HTTP: a client for each thread, because tritonclient's belongs to the thread that made it."""
-
-    def __init__(self, url: str, link: Link) -> None:
-        import tritonclient.http as triton
-
-        self._triton, self._url, self._link = triton, url, link
-        self._threads = threading.local()
-        self._shared = SharedTensors() if link.shared_memory else None
-        self._headers = dict(link.headers)
-
-    @property
-    def _client(self) -> Any:
-        if not hasattr(self._threads, "client"):
-            options: dict[str, Any] = {}
-            if self._link.tls:
-                options = {"ssl": True, "ssl_context_factory": self._tls_context}
-            timeout = self._link.timeout_s
-            self._threads.client = self._triton.InferenceServerClient(
-                self._url, connection_timeout=timeout, network_timeout=timeout, **options
-            )
-        return self._threads.client
-
-    def _tls_context(self) -> Any:
-        from gevent.ssl import PROTOCOL_TLS_CLIENT, SSLContext
-
-        tls = self._link.tls or Tls()
-        context = SSLContext(PROTOCOL_TLS_CLIENT)
-        if tls.ca:
-            context.load_verify_locations(str(tls.ca))
-        else:
-            context.load_default_certs()
-        if tls.certificate:
-            context.load_cert_chain(str(tls.certificate), str(tls.key))
-        return context
-
-    def is_live(self) -> bool:
-        return bool(self._ask("is_server_live"))
-
-    def is_ready(self) -> bool:
-        return bool(self._ask("is_server_ready"))
-
-    def index(self) -> list[Mapping[str, str]]:
-        return [dict.fromkeys(("version", "state", "reason"), "") | model for model in self._ask("get_model_repository_index")]
-
-    def server(self) -> Mapping[str, Any]:
-        return dict(self._ask("get_server_metadata"))
-
-    def versions(self, model: str, version: str) -> list[str]:
-        return list(self._ask("get_model_metadata", model, version)["versions"])
-
-    def config(self, model: str, version: str) -> pb.ModelConfig:
-        return json_format.ParseDict(self._ask("get_model_config", model, version), pb.ModelConfig())
-
-    def _ask(self, question: str, *about: object, **options: object) -> Any:
-        """Call tritonclient, and give a connection that was cut its usual exception."""
-        from geventhttpclient.response import HTTPParseError
-
-        ask: Callable[..., Any] = getattr(self._client, question)
+    async def _infer(self, inference: Inference, tensor: Any) -> np.ndarray | None:
+        output = inference.output
+        wanted = self.triton.InferRequestedOutput(output, class_count=inference.classes)
+        result = await self._send_inference(inference, tensor, wanted)
         try:
-            return ask(*about, headers=self._headers, **options)
-        except HTTPParseError as error:
-            raise ConnectionError(str(error)) from None
-
-    def infer(self, model: str, version: str, input: str, batch: np.ndarray, output: str, classes: int) -> np.ndarray | None:
-        compression = {f"{way}_compression_algorithm": self._link.compression for way in ("request", "response")}
-        ask = partial(self._ask, "infer", model, model_version=version, **compression)
-        return _infer(self._triton, self._client, self._shared, ask, input, batch, output, classes)
-
-    def close(self) -> None:
-        if self._shared:
-            self._shared.close(self._client)
-        if hasattr(self._threads, "client"):
-            self._threads.client.close()
-
-
-def _infer(
-    triton: Any,
-    client: Any,
-    shared: SharedTensors | None,
-    ask: Callable[..., Any],
-    input: str,
-    batch: np.ndarray,
-    output: str,
-    classes: int,
-) -> np.ndarray | None:
-    """One request, in the words that tritonclient has for both protocols.
-
-    The batch is handed over in shared memory where that is wanted and possible, else in the request.
-    """
-    wanted = [triton.InferRequestedOutput(output, class_count=classes)]
-
-    def send() -> np.ndarray | None:
-        answer: np.ndarray | None = ask(inputs=[tensor], outputs=wanted).as_numpy(output)
+            answer: np.ndarray | None = result.as_numpy(output)
+        except Exception as error:  # noqa: BLE001  (numpy and tritonclient raise many types)
+            name = type(error).__name__
+            raise ContractError(f"the answer's tensor {output!r} cannot be read: {name}") from None
         return answer
 
-    if shared:
-        tensor = triton.InferInput(input, list(batch.shape), _TRITON_TYPES[batch.dtype])
-        try:
-            with shared.filled(client, tensor, batch):
-                return send()
-        except InferenceServerException as error:
-            if "shared memory" not in str(error):
-                raise
-            shared.give_up(error)  # a server that was started anew knows no region
-    tensor = triton.InferInput(input, list(batch.shape), _TRITON_TYPES[batch.dtype])
-    tensor.set_data_from_numpy(batch)
-    return send()
+    def _input(self, inference: Inference) -> Any:
+        batch = inference.batch
+        return self.triton.InferInput(inference.input, list(batch.shape), TRITON_TYPES[batch.dtype])
+
+    @property
+    @abstractmethod
+    def triton(self) -> Any:
+        """Tritonclient's module for this protocol."""
+
+    @abstractmethod
+    async def _send_inference(self, inference: Inference, tensor: Any, output: Any) -> Any:
+        """Send tritonclient's InferInput and InferRequestedOutput, and return its InferResult."""
+
+    @abstractmethod
+    async def _register(self, name: str, key: str, size: int) -> None:
+        """Make a region of shared memory known to the server."""
+
+    @abstractmethod
+    async def _unregister(self, name: str) -> None:
+        """Take a region of shared memory back from the server."""
+
+    @abstractmethod
+    async def _close(self) -> None: ...
 
 
-def _proxy_options(url: str) -> list[tuple[str, int]]:
-    """A proxy in the environment is for other machines; gRPC would ask it for this one as well."""
-    host = url.rpartition(":")[0].strip("[]")
-    return [("grpc.enable_http_proxy", 0)] if host in ("localhost", "::1") or host.startswith("127.") else []
+def connect(address: Address, options: TransportOptions, *, blocking: bool) -> Transport:
+    """A transport to a server. Nothing is sent yet.
+
+    Args:
+        address: The server.
+        options: How to communicate with it.
+        blocking: Whether the methods block instead of suspending. If they do not, this function
+            must be called in a running event loop.
+    """
+    module = import_module(TRANSPORTS[address.protocol])
+    transport: Transport = module.connect(address, options, blocking=blocking)
+    return transport

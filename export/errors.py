@@ -1,12 +1,15 @@
-"""What can go wrong between a checkpoint and a published model. Whatever is raised, the repository is as it was."""
+"""The errors between a checkpoint and a published model.
+
+After any of them the repository is as it was, unless the message says otherwise.
+"""
 
 from __future__ import annotations
 
+from seresnext101_triton.client.errors import ToolkitError
 
-class ExportError(Exception):
-    """Anything the exporter reports to a person. `exit_code` is what the command line ends with."""
 
-    exit_code = 1
+class ExportError(ToolkitError):
+    """The base class of the exporter's errors."""
 
 
 class CheckpointError(ExportError):
@@ -14,7 +17,10 @@ class CheckpointError(ExportError):
 
 
 class SourceUnavailable(ExportError):
-    """Weights cannot be fetched: no network, or nothing at that address. The exit code is EX_UNAVAILABLE of sysexits.h."""
+    """Weights cannot be fetched: there is no network, or nothing at that address.
+
+    The exit code is EX_UNAVAILABLE of sysexits.h.
+    """
 
     exit_code = 69
 
@@ -26,23 +32,40 @@ class OptionError(ExportError):
 
 
 class CalibrationError(ExportError):
-    """A network cannot be quantised with these images: too few, unreadable, or without the classes that were promised."""
+    """A network cannot be quantised with these images.
+
+    They are too few, one cannot be read, or the class of one is not known although classes were
+    given.
+    """
 
 
 class ParityError(ExportError):
-    """An artifact does not answer as the network it was made from. The exit code is EX_DATAERR of sysexits.h."""
+    """An artifact does not answer as the network it was made from.
+
+    The exit code is EX_DATAERR of sysexits.h.
+    """
 
     exit_code = 65
 
 
 class RepositoryError(ExportError):
-    """The model repository cannot be written: read-only, full, or in use by another export. EX_CANTCREAT of sysexits.h."""
+    """The model repository cannot be read or written, or another export is writing to it.
+
+    The exit code is EX_CANTCREAT of sysexits.h.
+    """
 
     exit_code = 73
 
 
+class ManifestError(ExportError):
+    """A version's manifest is missing, damaged, or one that this toolkit did not write."""
+
+
 class BuildError(ExportError):
-    """TensorRT built no plan, or one that is not what was asked for. The exit code is that of a failed gate."""
+    """TensorRT built no plan, or a plan that is not what was asked for.
+
+    The exit code is that of a failed gate.
+    """
 
     exit_code = 65
 
@@ -52,6 +75,9 @@ class MissingHardware(ExportError):
 
 
 class RangeError(ExportError):
-    """The network's values do not fit into the precision that was asked for. The exit code is that of a failed gate."""
+    """The network's values do not fit into the precision that was asked for.
+
+    The exit code is that of a failed gate.
+    """
 
     exit_code = 65

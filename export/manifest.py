@@ -9,9 +9,12 @@ from pathlib import Path
 from platform import python_version
 from typing import Any
 
-from export.repository import MANIFEST_FILENAME
-from export.weights import Provenance
-from export.weights.checkpoint import sha256_of_file
+from seresnext101_triton.client.contract import Preprocessing
+from seresnext101_triton.client.errors import ContractError
+from seresnext101_triton.export.digest import sha256
+from seresnext101_triton.export.errors import ManifestError, RepositoryError
+from seresnext101_triton.export.repository import MANIFEST_FILENAME
+from seresnext101_triton.export.weights.provenance import Provenance
 
 SCHEMA = 2
 
@@ -21,19 +24,24 @@ class Manifest:
     """The facts of one version.
 
     Attributes:
-        key: Equal for two exports exactly when they would make the same artifact; an equal one is not made again.
+        key: Equal for two exports exactly when they would make the same artifact. An artifact with
+            an equal key is not made again.
         created: UTC, ISO 8601.
         precision: What the artifact computes in, `fp32`, `fp16`, `bf16` or `int8`.
-        artifacts: File name, sha256 and length in bytes of each. More than one are TensorRT plans for several GPUs, or a
-            graph and its weights.
+        artifacts: File name, sha256 and length in bytes of each. More than one are TensorRT plans
+            for several GPUs, or a graph and its weights.
         weights: Where they came from and their sha256.
         architecture: The numbers of the network.
         tensors: Names and dims (without the batch axis) of input and output; both are FP32.
         output: `probabilities` or `logits`.
         preprocessing: The contract for the input.
         parity: The gate's figures.
-        ranges: For FP16, the largest magnitude of every activation on the gate's inputs, and the headroom to FP16's largest number.
-        quantization: For INT8, the images, the method, the noise on each layer and the kernels: `export.quantization.recipe.Quantized`.
+        ranges: For FP16, the largest magnitude of every activation on the gate's inputs, and the
+            headroom to FP16's largest number.
+        quantization: For INT8, the images, the method, the noise on each layer and the kernels:
+            `seresnext101_triton.export.quantization.recipe.Quantized`.
+        speed: For bfloat16, its speed compared with FP32 on the machine that exported it:
+            `seresnext101_triton.export.speed.Speed`.
         tools: Versions of what made and judged it.
         triton: The release of NVIDIA's image it is meant for.
     """
@@ -49,13 +57,14 @@ class Manifest:
     architecture: dict[str, Any]
     tensors: dict[str, Any]
     output: str
-    preprocessing: dict[str, Any]
+    preprocessing: Preprocessing
     parity: dict[str, Any]
     ranges: dict[str, Any] | None
     tools: dict[str, str]
     triton: str
     quantization: dict[str, Any] | None = None
     schema: int = SCHEMA
+    speed: dict[str, Any] | None = None
 
     @property
     def classes(self) -> int:
@@ -73,22 +82,88 @@ class Manifest:
 
 
 def read(folder: Path) -> Manifest | None:
-    """The manifest of a version's folder; None where there is none, or one of another schema."""
+    """The manifest of a version's folder; None where `load` finds none of ours, or a damaged one.
+
+    Raises:
+        RepositoryError: It is there and may not be read.
+    """
     try:
-        content = json.loads((folder / MANIFEST_FILENAME).read_text(encoding="utf-8"))
-        if content.get("schema") != SCHEMA:
-            return None
-        return Manifest(**content | {"weights": Provenance(**content["weights"])})
-    except (OSError, ValueError, TypeError, KeyError):
+        return load(folder)
+    except ManifestError:
         return None
 
 
-def is_intact(folder: Path, manifest: Manifest) -> bool:
-    """Whether the artifacts are still those the manifest was written for."""
-    return all(
-        (folder / artifact["file"]).is_file() and sha256_of_file(folder / artifact["file"]) == artifact["sha256"]
-        for artifact in manifest.artifacts
+def load(folder: Path) -> Manifest:
+    """The manifest of a version's folder.
+
+    Raises:
+        ManifestError: There is none, it is damaged, or it is one of another schema.
+        RepositoryError: It is there and may not be read.
+    """
+    path = folder / MANIFEST_FILENAME
+    try:
+        if not path.is_file():  # reading a FIFO would block
+            raise ManifestError(f"{path} is not there, or no file")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RepositoryError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{path} is damaged: {type(error).__name__}") from None
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if schema != SCHEMA:
+        raise ManifestError(f"{path} has schema {schema!r}, and this version reads {SCHEMA}")
+    try:
+        facts = Manifest(**content | _typed(content))
+    except (ValueError, TypeError, KeyError, ContractError) as error:
+        raise ManifestError(f"{path} is damaged: {error}") from None
+    if not _names_files(facts.artifacts):
+        raise ManifestError(f"{path} names no artifacts beside it")
+    return facts
+
+
+def _typed(content: dict[str, Any]) -> dict[str, Any]:
+    """The fields that JSON holds as objects."""
+    preprocessing = content["preprocessing"]
+    triples = {name: tuple(preprocessing[name]) for name in ("mean", "std")}
+    return {
+        "weights": Provenance(**content["weights"]),
+        "preprocessing": Preprocessing(**preprocessing | triples),
+    }
+
+
+def _names_files(artifacts: object) -> bool:
+    """Whether this is a list of at least one artifact.
+
+    Each has the plain name of a file beside the manifest, a sha256 and a length.
+    """
+    return (
+        isinstance(artifacts, list)
+        and bool(artifacts)
+        and all(
+            isinstance(artifact, dict)
+            and isinstance(name := artifact.get("file"), str)
+            and name not in ("", ".", "..")
+            and not {"/", "\0"} & set(name)
+            and isinstance(artifact.get("sha256"), str)
+            and type(artifact.get("bytes")) is int
+            for artifact in artifacts
+        )
     )
+
+
+def is_intact(folder: Path, manifest: Manifest) -> bool:
+    """Whether the artifacts are still those that the manifest was written for.
+
+    One that is missing, empty or cannot be read is not.
+    """
+    try:
+        return bool(manifest.artifacts) and all(
+            (folder / artifact["file"]).is_file()
+            and sha256(folder / artifact["file"]) == artifact["sha256"]
+            for artifact in manifest.artifacts
+        )
+    except OSError:
+        return False
 
 
 def tool_versions(*packages: str) -> dict[str, str]:

@@ -1,8 +1,9 @@
 """The network: ResNeXt with Squeeze-and-Excitation, as NVIDIA trained it.
 
-Written from the architecture of NVIDIA's `SE-ResNeXt101-32x4d` (DeepLearningExamples, `image_classification/models/resnet.py`) with the
-names of its state dict, so that its checkpoints load. Two things differ from the textbook: the excitation's hidden width is a constant
-16 in every block, not a sixteenth of the channels, and the stride sits in the 3x3 convolution.
+Written from the architecture of NVIDIA's `SE-ResNeXt101-32x4d` (DeepLearningExamples,
+`image_classification/models/resnet.py`) with the names of its state dict, so that its checkpoints
+load. Two things differ from the textbook: the excitation's hidden width is a constant 16 in every
+block, not a sixteenth of the channels, and the stride sits in the 3x3 convolution.
 """
 
 from __future__ import annotations
@@ -38,7 +39,18 @@ class Architecture:
     def __post_init__(self) -> None:
         if len(self.depths) != len(self.widths):
             raise ValueError(f"{len(self.depths)} depths for {len(self.widths)} widths")
-        if min(*self.depths, *self.widths, self.expansion, self.cardinality, self.stem_width, self.squeeze_width, self.classes) < 1:
+        if (
+            min(
+                *self.depths,
+                *self.widths,
+                self.expansion,
+                self.cardinality,
+                self.stem_width,
+                self.squeeze_width,
+                self.classes,
+            )
+            < 1
+        ):
             raise ValueError(f"every number of an architecture is at least 1: {self}")
         if uneven := [width for width in self.widths if width % self.cardinality]:
             raise ValueError(f"widths {uneven} cannot be split into {self.cardinality} groups")
@@ -47,14 +59,17 @@ class Architecture:
 ARCHITECTURES = {
     "se-resnext101-32x4d": Architecture(),
     # Every kind of layer of the full network at a hundredth of its size, for tests and first tries.
-    "se-resnext-tiny": Architecture(depths=(1, 1, 2, 1), widths=(32, 32, 64, 64), cardinality=8, stem_width=16),
+    "se-resnext-tiny": Architecture(
+        depths=(1, 1, 2, 1), widths=(32, 32, 64, 64), cardinality=8, stem_width=16
+    ),
 }
 
 
 class SqueezeAndExcitation(nn.Module):
     """A gate in (0, 1) for each channel, from the channels' means (Hu et al., 2018).
 
-    Pooling and 1x1 convolutions, not means and matrices: the weights are the same, and the exported graph is smaller and suits TensorRT.
+    Pooling and 1x1 convolutions, not means and matrices: the weights are the same, and the exported
+    graph is smaller and suits TensorRT.
     """
 
     def __init__(self, channels: int, hidden: int) -> None:
@@ -76,7 +91,9 @@ class Bottleneck(nn.Module):
         outputs = width * architecture.expansion
         self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, groups=architecture.cardinality, bias=False)
+        self.conv2 = nn.Conv2d(
+            width, width, 3, stride, padding=1, groups=architecture.cardinality, bias=False
+        )
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)
@@ -106,7 +123,9 @@ class SEResNeXt(nn.Module):
         self.bn1 = nn.BatchNorm2d(architecture.stem_width)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         stages, inputs = [], architecture.stem_width
-        for stage, (depth, width) in enumerate(zip(architecture.depths, architecture.widths, strict=True)):
+        for stage, (depth, width) in enumerate(
+            zip(architecture.depths, architecture.widths, strict=True)
+        ):
             blocks = []
             for block in range(depth):
                 stride = 2 if stage > 0 and block == 0 else 1

@@ -1,51 +1,52 @@
-"""The parity gate: an artifact that does not answer as the network it was made from is never published.
+"""The parity gate: it refuses an artifact that does not answer as the network it was made from.
 
-The artifact is run by the very runtime that will serve it, and held against the eager FP32 network on real photographs and on random and
-extreme inputs, at batch 1, 2 and the maximum.
+The gate runs the artifact with the runtime that will serve it. It compares the answers with those
+of the eager FP32 network on photographs, on noise and on extreme inputs, at batch 1, at batch 2 and
+at the maximum batch. If an error is over the bound, `seresnext101_triton.export.yardstick` compares
+both with float64, which tells whether the artifact or the network has the rounding error.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from client.decoding import OutputKind
-from client.images import load_image, sample_photographs
-from client.preprocessing import Preprocessing
-from export.errors import ParityError
-from export.formats.served import ServedNetwork
-from server.runtimes import Runtime
+from seresnext101_triton.client.contract import OutputKind, Preprocessing
+from seresnext101_triton.client.images import load_image, sample_photographs
+from seresnext101_triton.export.errors import ParityError
+from seresnext101_triton.export.precision import FP32, Judgement, Precision
+from seresnext101_triton.export.served import ServedNetwork
+from seresnext101_triton.export.yardstick import MULTIPLE, Yardstick, batches_of, relative_error
+from seresnext101_triton.server.runtimes import Runtime
 
-# Largest allowed relative error of the scores, by the precision an artifact computes in. FP32 runtimes were measured between 2e-7 and
-# 8e-7 on conditioned weights; the bound leaves room for other processors' convolutions, and none for a wrong graph.
-#
-# FP16 rounds every activation to 11 bits: 5e-4 of its size. The eager FP16 network was measured at 1e-3 (full size, on a CPU); kernels that
-# add in another order, or in FP16, may come to a few times that.
-#
-# bfloat16 rounds to 8 bits: 4e-3 of a value's size. OpenVINO was measured at 1.9e-2 (full size).
-#
-# INT8 is judged by the classes it names, on images that were held out of its calibration; this bound only tells a wrong graph.
-BOUNDS = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 1e-1, "int8": 5e-1}
+# If the network's own answers are farther than this from float64, there is a warning.
+ILL_CONDITIONED = 1e-3
 
 _RANDOM_INPUTS = 4
-# Runtimes' exponentials give up at different places before FP32's smallest normal number, 1.2e-38: OpenVINO's answers 0 for 1.3e-38.
-_SMALLEST_PROBABILITY = 1e-30
+# Smaller probabilities count as equal, because they do not matter to a client: Triton's
+# classification extension prints six decimals. The limit is far below that, so that the gate
+# notices two exchanged classes even if both are improbable.
+_SMALLEST_PROBABILITY = 1e-12
 
 
 @dataclass(frozen=True)
 class Samples:
-    """What artifacts are run on.
+    """The inputs that artifacts are run on.
 
     Attributes:
-        names: What each is called.
+        names: The name of each input.
         inputs: float32 [N, 3, crop, crop].
-        truth: Their classes, int [N], where they are known.
-        least_top1: The share of answers in INT8 that must have the network's own first class; nearly equal scores are no excuse there.
-        most_lost: How much of the network's accuracy may be lost, as a share; one sample more or less is always allowed.
+        truth: The true class of each input, int [N]. None if the classes are not known.
+        least_top1: The smallest allowed share of answers with the network's own first class. It is
+            used in a precision that is judged by classes. Another class with a nearly equal score
+            then counts as different.
+        most_lost: How much of the network's accuracy may be lost, from 0 to 1. The loss of one
+            sample is always allowed.
     """
 
     names: list[str]
@@ -56,29 +57,65 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class Distances:
+    """One input on which an artifact's error is over the bound, compared with float64.
+
+    All numbers are relative errors of the scores.
+
+    Attributes:
+        artifact: The error of the artifact's answer, the worst over the batch sizes.
+        eager: The error of the eager network's own answer in the artifact's precision. None in a
+            precision that is judged by classes; `artifact` is then the error against FP32.
+        neighbours: The difference between the artifact's answer for this input alone and its answer
+            in the maximum batch.
+        allowed: The largest allowed value of `artifact` and of `neighbours`.
+    """
+
+    artifact: float
+    eager: float | None
+    neighbours: float
+    allowed: float
+
+    @property
+    def excess(self) -> float:
+        """The larger of the two errors, divided by the allowed error."""
+        return max(self.artifact, self.neighbours) / self.allowed
+
+
+@dataclass(frozen=True)
 class Parity:
     """How far an artifact's answers are from the network's.
 
-    Scores are the logits, or the log-probabilities where the softmax is in the graph.
+    Scores are the logits, or the log-probabilities if the model serves probabilities.
 
     Attributes:
         samples: How many different inputs were compared.
-        batches: The batch sizes each of them was run at.
-        relative_error: The largest absolute error of a sample's scores over that sample's largest score; the worst over all.
-        max_abs_error: Of the output as served, over all samples.
-        mean_abs_error: The same, on average.
+        batches: The batch sizes at which each input was run.
+        relative_error: The largest absolute error of a sample's scores, divided by the largest
+            absolute score of that sample. The worst value over all samples and batch sizes.
+        max_abs_error: The largest absolute error of the output tensor.
+        mean_abs_error: The mean absolute error of the output tensor.
         cosine: The smallest cosine between a sample's scores and the network's.
-        top1: Share of answers with the network's first class, one of equal score being as good.
-        top5: Share of answers with the network's first five, in their order; in INT8, with its first class among their first five.
-        neighbour_error: As `relative_error`, between a sample's answer alone and among the others of the maximum batch.
-        worst: The input and batch with the largest error.
-        bound: What `relative_error` and `neighbour_error` may be at most.
-        device: Where the artifact ran, `cpu` or `cuda:N`.
-        least_top1: What `top1` must be at least.
-        least_top5: What `top5` must be.
-        accuracy: Share of answers with the true class first, where it is known.
-        network_accuracy: The same of the network's own.
-        least_accuracy: What `accuracy` must be at least.
+        top1: The share of answers with the network's first class. A class whose score differs by
+            at most twice the allowed error counts as this class, except in a precision that is
+            judged by classes.
+        top5: The share of answers with the network's first five classes in the same order. In a
+            precision that is judged by classes: the share of answers whose first five classes
+            contain the network's first class.
+        neighbour_error: The same as `relative_error`, but between a sample's answer alone and its
+            answer in the maximum batch.
+        worst: The input and the batch size with the largest error.
+        bound: If `relative_error` and `neighbour_error` are at most this, the artifact is not
+            compared with float64.
+        device: The device on which the artifact ran, `cpu` or `cuda:N`.
+        least_top1: The smallest allowed value of `top1`.
+        least_top5: The smallest allowed value of `top5`.
+        accuracy: The share of answers whose first class is the true class. None if the true classes
+            are not known.
+        network_accuracy: The same share for the network's own answers.
+        least_accuracy: The smallest allowed value of `accuracy`.
+        float64: The inputs whose error is over the bound, by name.
+        allow_error: The bound that the user set with `allow_error`. None if the user set none.
     """
 
     samples: int
@@ -98,156 +135,324 @@ class Parity:
     accuracy: float | None = None
     network_accuracy: float | None = None
     least_accuracy: float = 0.0
+    float64: Mapping[str, Distances] = field(default_factory=dict)
+    allow_error: float | None = None
 
     @property
     def failures(self) -> list[str]:
-        """Everything the artifact must not be published for."""
+        """The reasons why the artifact must not be published."""
         checks = {
-            f"relative error {self.relative_error:.1e} is over {self.bound:.0e}, worst for {self.worst}": not self.relative_error
-            <= self.bound,
-            f"an answer depends on its batch neighbours, by {self.neighbour_error:.1e}": not self.neighbour_error <= self.bound,
             f"top-1 agrees for {self.top1:.1%} only{self._way_out}": self.top1 < self.least_top1,
             f"top-5 agrees for {self.top5:.1%} only": self.top5 < self.least_top5,
         }
         if self.accuracy is not None:
-            lost = f"{self.accuracy:.1%} are classified as they should be, of {self.network_accuracy:.1%} by the network"
+            lost = (
+                f"{self.accuracy:.1%} are classified as they should be, "
+                f"of {self.network_accuracy:.1%} by the network"
+            )
             checks[lost] = self.accuracy < self.least_accuracy
-        return [message for message, failed in checks.items() if failed]
+        return self._too_far() + [message for message, failed in checks.items() if failed]
+
+    def _too_far(self) -> list[str]:
+        """Messages about errors that are larger than allowed.
+
+        All answers are finite here: other answers have raised an error before.
+        """
+        refused = {name: found for name, found in self.float64.items() if not found.excess <= 1}
+        if not refused:
+            return []
+        messages = []
+        if any(not found.artifact <= found.allowed for found in refused.values()):
+            messages.append(
+                f"relative error {self.relative_error:.1e} is over {self.bound:.0e}, "
+                f"worst for {self.worst}"
+            )
+        if any(not found.neighbours <= found.allowed for found in refused.values()):
+            messages.append(
+                f"an answer depends on its batch neighbours, by {self.neighbour_error:.1e}"
+            )
+        name = max(refused, key=lambda name: refused[name].excess)
+        found = refused[name]
+        if found.eager is None:
+            return messages
+        own = (
+            f"on {name} the network's own rounding is {found.eager:.1e} from float64, "
+            f"and the artifact {found.artifact:.1e}"
+        )
+        if found.eager <= self.bound:
+            return [*messages, f"{own}: the artifact is wrong"]
+        way_out = 2 * max(self.relative_error, self.neighbour_error)
+        return [
+            *messages,
+            f"{own}: this network is ill-conditioned on this input, and the artifact is more than "
+            f"{MULTIPLE:.0f} times as far off. If you can live with that, "
+            f"`allow_error={way_out:.0e}` publishes it",
+        ]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the user should know about the network itself."""
+        name, own = max(
+            ((name, found.eager or 0.0) for name, found in self.float64.items()),
+            key=lambda pair: pair[1],
+            default=("", 0.0),
+        )
+        if own <= max(ILL_CONDITIONED, self.bound):
+            return []
+        return [
+            f"this network's own rounding is off by {own:.1e} on the input {name!r}: its weights "
+            "are ill-conditioned, and the same input is answered differently by different "
+            "processors, batch sizes and runtimes"
+        ]
 
     @property
     def _way_out(self) -> str:
         if self.least_top1 == 1:
             return ""
-        return f", and {self.least_top1:.1%} are demanded; give more images, or leave the worst layers out with --keep-fp32 auto"
+        return (
+            f", and {self.least_top1:.1%} are demanded; give more images, "
+            "or leave the worst layers out with `keep_fp32=auto`"
+        )
 
     def to_json(self) -> dict[str, Any]:
-        """For the manifest."""
-        return asdict(self)
+        """The values as the manifest has them."""
+        return asdict(self) | {"warnings": self.warnings}
 
 
 class Gate:
-    """Holds artifacts against one network.
+    """Compares artifacts with one network.
 
     Args:
-        network: The network as it is served, eager, FP32.
-        preprocessing: What its inputs go through; it gives their size and range.
-        max_batch: The largest batch an artifact will be served with.
-        samples: What artifacts are run on; by default photographs, noise and extremes.
+        network: The eager network in FP32, with the output that is served.
+        preprocessing: How images are prepared. It gives the size and the range of the inputs.
+        max_batch: The largest batch with which an artifact will be served.
+        samples: The inputs. None means photographs, noise and extreme inputs.
+        allow_error: A bound that the user allows. It replaces the bound of a precision if it is
+            larger.
+
+    Attributes:
+        inputs: float32 [N, 3, crop, crop].
+
+    Raises:
+        ParityError: The network's own answer is not finite.
     """
 
-    def __init__(self, network: ServedNetwork, preprocessing: Preprocessing, max_batch: int, samples: Samples | None = None) -> None:
+    def __init__(
+        self,
+        network: ServedNetwork,
+        preprocessing: Preprocessing,
+        max_batch: int,
+        samples: Samples | None = None,
+        *,
+        allow_error: float | None = None,
+    ) -> None:
         self._kind = network.output
         self._batches = tuple(sorted({1, min(2, max_batch), max_batch}))
         self._samples = samples or _inputs(preprocessing)
+        self._allow_error = allow_error
         self._names, self.inputs = self._samples.names, self._samples.inputs
         with torch.inference_mode():
             answers = [network(torch.from_numpy(sample[None])).numpy() for sample in self.inputs]
         self._expected = np.concatenate(answers)
+        if culprit := self._not_finite(self._expected):
+            raise ParityError(
+                f"the network itself does not answer {culprit} with finite numbers in FP32: "
+                "its weights cannot be served, by any runtime"
+            )
+        self._yardstick = Yardstick(network, self.inputs, self._batches, self.scores)
 
-    def measure(self, runtime: Runtime, precision: str = "fp32", device: str = "cpu") -> Parity:
+    def measure(self, runtime: Runtime, precision: Precision = FP32, device: str = "cpu") -> Parity:
         """Run an artifact on every input at every batch size and compare.
 
         Args:
-            runtime: The artifact, loaded.
-            precision: A key of `BOUNDS`.
-            device: Where it was loaded.
+            runtime: The runtime with the loaded artifact.
+            precision: The precision in which the artifact computes.
+            device: The device onto which the artifact was loaded.
 
         Raises:
-            ParityError: Its answers have the wrong shape, or are not finite.
+            ParityError: The artifact cannot run one of the batches, or an answer has the wrong
+                shape or is not finite.
         """
-        bound = BOUNDS[precision]
-        judged_by_classes = precision == "int8"
-        agreement = _among_first if judged_by_classes else partial(_same_top, bound=bound)
-        least_top1 = self._samples.least_top1 if judged_by_classes else 1.0
-        truth, accuracy, of_network = self._samples.truth, None, None
-        answers = {batch: self._run(runtime, batch) for batch in self._batches}
-        errors = {batch: relative_error(self.scores(answer), self.scores(self._expected)) for batch, answer in answers.items()}
-        worst_batch = max(errors, key=lambda batch: errors[batch].max())
-        worst = self._names[int(errors[worst_batch].argmax())]
-        stacked, expected = np.concatenate(list(answers.values())), np.concatenate([self._expected] * len(answers))
-        scores, expected_scores = self.scores(stacked), self.scores(expected)
-        if truth is not None:
-            accuracy = float((answers[1].argmax(axis=1) == truth).mean())
-            of_network = float((self._expected.argmax(axis=1) == truth).mean())
-        alone, among = self.scores(answers[1]), self.scores(answers[self._batches[-1]])
+        answers = np.stack([self._run(runtime, batch) for batch in self._batches])
+        scores, expected = self.scores(answers), self.scores(self._expected)
+        errors = np.stack([relative_error(found, expected) for found in scores])
+        neighbours = relative_error(scores[-1], scores[0])
+        bound = max(precision.bound, self._allow_error or 0.0)
+        judged = self._against_float64(precision, answers, errors.max(axis=0), neighbours, bound)
+        by_classes = precision.judgement is Judgement.CLASSES
+        if by_classes:
+            agree = partial(_among_first, expected=expected)
+        else:
+            allowed = [judged[name].allowed if name in judged else bound for name in self._names]
+            agree = partial(_same_top, expected=expected, allowed=np.array(allowed))
+        top1, top5 = (np.mean([agree(found, count=count) for found in scores]) for count in (1, 5))
+        batch, sample = np.unravel_index(errors.argmax(), errors.shape)
+        network_accuracy = self._accuracy(self._expected)
+        most_lost = max(self._samples.most_lost, 1.001 / len(self.inputs))
         return Parity(
             samples=len(self.inputs),
             batches=self._batches,
-            relative_error=float(errors[worst_batch].max()),
-            max_abs_error=float(np.abs(stacked - expected).max()),
-            mean_abs_error=float(np.abs(stacked - expected).mean()),
-            cosine=float(_cosine(scores, expected_scores).min()),
-            top1=float(agreement(scores, expected_scores, 1).mean()),
-            top5=float(agreement(scores, expected_scores, 5).mean()),
-            neighbour_error=float(relative_error(among, alone).max()),
-            worst=f"{worst} at batch {worst_batch}",
+            relative_error=float(errors.max()),
+            max_abs_error=float(np.abs(answers - self._expected).max()),
+            mean_abs_error=float(np.abs(answers - self._expected).mean()),
+            cosine=min(float(_cosine(found, expected).min()) for found in scores),
+            top1=float(top1),
+            top5=float(top5),
+            neighbour_error=float(neighbours.max()),
+            worst=f"{self._names[sample]} at batch {self._batches[batch]}",
             bound=bound,
             device=device,
-            least_top1=least_top1,
-            least_top5=0.0 if judged_by_classes else 1.0,
-            accuracy=accuracy,
-            network_accuracy=of_network,
-            least_accuracy=(of_network or 0.0) - max(self._samples.most_lost, 1.001 / len(self.inputs)),
+            least_top1=self._samples.least_top1 if by_classes else 1.0,
+            least_top5=0.0 if by_classes else 1.0,
+            accuracy=self._accuracy(answers[0]),
+            network_accuracy=network_accuracy,
+            least_accuracy=(network_accuracy or 0.0) - most_lost,
+            float64=judged,
+            allow_error=self._allow_error,
         )
 
-    def check(self, name: str, runtime: Runtime, precision: str = "fp32", device: str = "cpu") -> Parity:
-        """`measure`, and refuse what is over the bound.
+    def check(
+        self, name: str, runtime: Runtime, precision: Precision = FP32, device: str = "cpu"
+    ) -> Parity:
+        """Call `measure`, and refuse an artifact that must not be published.
 
         Raises:
-            ParityError: It must not be published; the message says why.
+            ParityError: The artifact must not be published. The message says why.
         """
         parity = self.measure(runtime, precision, device)
         if parity.failures:
-            raise ParityError(f"{name} does not answer as the network it was made from: {'; '.join(parity.failures)}")
+            raise ParityError(
+                f"{name} does not answer as the network it was made from: "
+                f"{'; '.join(parity.failures)}"
+            )
         return parity
 
-    def _run(self, runtime: Runtime, batch: int) -> np.ndarray:
-        """Every input's answer, run in batches of exactly `batch`; the last one is filled up from the front."""
-        answers = []
-        for start in range(0, len(self.inputs), batch):
-            rows = np.arange(start, start + batch) % len(self.inputs)
-            answer = runtime.run(self.inputs[rows])
-            if answer.shape != (batch, self._expected.shape[1]):
-                raise ParityError(f"a batch of {batch} was answered with {list(answer.shape)}, not {[batch, self._expected.shape[1]]}")
-            answers.append(answer)
-        answer = np.concatenate(answers)[: len(self.inputs)]
-        if not np.isfinite(answer).all():
-            culprit = self._names[int(np.argmin(np.isfinite(answer).all(axis=1)))]
-            raise ParityError(f"the answer for {culprit} at batch {batch} is not finite")
-        return answer
-
     def scores(self, output: np.ndarray) -> np.ndarray:
-        """Logits, or log-probabilities where those are what is served; float64 [N, classes]."""
+        """The logits, or the log-probabilities if the model serves probabilities.
+
+        Args:
+            output: An output tensor of any shape. Its last axis is the classes.
+
+        Returns:
+            float64, of the same shape.
+        """
         output = output.astype(np.float64)
         if self._kind is OutputKind.PROBABILITIES:
             return np.log(np.maximum(output, _SMALLEST_PROBABILITY))
         return output
 
+    def _accuracy(self, answers: np.ndarray) -> float | None:
+        """The share of answers [N, classes] whose first class is true. None if it is not known."""
+        truth = self._samples.truth
+        return None if truth is None else float((answers.argmax(axis=1) == truth).mean())
+
+    def _against_float64(
+        self,
+        precision: Precision,
+        answers: Iterable[np.ndarray],
+        errors: np.ndarray,
+        neighbours: np.ndarray,
+        bound: float,
+    ) -> dict[str, Distances]:
+        """The inputs on which an error is over the bound, each with the allowed error.
+
+        Args:
+            precision: The precision in which the artifact computes.
+            answers: The answers for each batch size, [N, classes].
+            errors: The largest relative error of each input over the batch sizes.
+            neighbours: The relative error between the answers for each input in different batches.
+            bound: If both errors of an input are at most this, it is not compared with float64.
+        """
+        over = np.flatnonzero(~((errors <= bound) & (neighbours <= bound))).tolist()
+        if not over:
+            return {}
+        if precision.judgement is Judgement.CLASSES:
+            return {
+                self._names[index]: Distances(errors[index], None, neighbours[index], bound)
+                for index in over
+            }
+        found = self._yardstick.distances(answers, over)
+        own = self._yardstick.own(precision, over)
+        return {
+            self._names[index]: Distances(
+                found[index], own[index], neighbours[index], max(bound, MULTIPLE * own[index])
+            )
+            for index in over
+        }
+
+    def _run(self, runtime: Runtime, batch: int) -> np.ndarray:
+        """Run every input in batches of exactly `batch`, and return the answers [N, classes].
+
+        The last batch is filled up with the first inputs.
+        """
+        answers = []
+        for rows, count in batches_of(len(self.inputs), batch):
+            try:
+                answer = runtime.run(self.inputs[rows])
+            except Exception as error:  # a runtime's exceptions share no base but Exception
+                reason = str(error).strip().splitlines() or [type(error).__name__]
+                raise ParityError(f"it cannot run a batch of {batch}: {reason[0]}") from error
+            if answer.shape != (batch, self._expected.shape[1]):
+                wanted = [batch, self._expected.shape[1]]
+                raise ParityError(
+                    f"a batch of {batch} was answered with {list(answer.shape)}, not {wanted}"
+                )
+            answers.append(answer[:count])
+        answer = np.concatenate(answers)
+        if culprit := self._not_finite(answer):
+            raise ParityError(f"the answer for {culprit} at batch {batch} is not finite")
+        return answer
+
+    def _not_finite(self, answers: np.ndarray) -> str:
+        """The name of the first input whose answer is not finite. Empty if all are finite."""
+        finite = np.isfinite(answers).all(axis=1)
+        return "" if finite.all() else self._names[int(np.argmin(finite))]
+
 
 def _among_first(scores: np.ndarray, expected: np.ndarray, count: int) -> np.ndarray:
-    """Per sample, whether the network's own first class is among the first `count`, ties broken by chance as for any client."""
+    """For each sample, whether the network's own first class is among the first `count` classes.
+
+    Of classes with equal scores, the one with the lower index comes first.
+    """
     found = np.argsort(-scores, axis=1, kind="stable")[:, :count]
     return np.asarray((found == expected.argmax(axis=1)[:, None]).any(axis=1))
 
 
-def _same_top(scores: np.ndarray, expected: np.ndarray, count: int, bound: float) -> np.ndarray:
-    """Per sample, whether the first `count` classes are the expected ones; classes closer than the bound count as equal."""
+def _same_top(
+    scores: np.ndarray, expected: np.ndarray, count: int, allowed: np.ndarray
+) -> np.ndarray:
+    """For each sample, whether its first `count` classes are the expected ones in their order.
+
+    Two classes count as equal if their scores differ by at most twice the allowed error.
+
+    Args:
+        scores: float64 [N, classes].
+        expected: The scores of the network, float64 [N, classes].
+        count: How many classes are compared.
+        allowed: Relative errors, float64 [N].
+    """
     count = min(count, expected.shape[1])
     found = np.argsort(-scores, axis=1, kind="stable")[:, :count]
     best = -np.sort(-expected, axis=1)[:, :count]
     gap = np.abs(np.take_along_axis(expected, found, axis=1) - best)
-    tolerance = 2 * bound * np.abs(expected).max(axis=1, keepdims=True)
+    tolerance = 2 * np.asarray(allowed)[:, None] * np.abs(expected).max(axis=1, keepdims=True)
     return np.asarray((gap <= tolerance).all(axis=1))
 
 
 def _inputs(preprocessing: Preprocessing) -> Samples:
-    """Photographs, then noise, then the ends of the range."""
+    """The default inputs: photographs, then noise, then extreme inputs."""
     photographs = {path.name: preprocessing(load_image(path)) for path in sample_photographs()}
     shape = (3, preprocessing.crop, preprocessing.crop)
     generator = np.random.default_rng(0)
-    noise = {f"noise {i}": generator.standard_normal(shape, dtype=np.float32) for i in range(_RANDOM_INPUTS)}
-    mean, std = (np.array(values, np.float32)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
-    black, white = np.broadcast_to((0 - mean) / std, shape), np.broadcast_to((1 - mean) / std, shape)
+    noise = {
+        f"noise {i}": generator.standard_normal(shape, dtype=np.float32)
+        for i in range(_RANDOM_INPUTS)
+    }
+    mean, std = (
+        np.array(values, np.float32)[:, None, None]
+        for values in (preprocessing.mean, preprocessing.std)
+    )
+    black, white = (np.broadcast_to((value - mean) / std, shape) for value in (0, 1))
     checkers = np.indices(shape[1:]).sum(axis=0) % 2 == 0
     extremes = {
         "zeros": np.zeros(shape, np.float32),
@@ -259,11 +464,8 @@ def _inputs(preprocessing: Preprocessing) -> Samples:
     return Samples(list(inputs), np.stack(list(inputs.values())).astype(np.float32))
 
 
-def relative_error(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """Per sample, the largest absolute error of its scores over its largest score; [N]."""
-    return np.asarray(np.abs(found - expected).max(axis=1) / np.maximum(np.abs(expected).max(axis=1), _SMALLEST_PROBABILITY))
-
-
 def _cosine(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
     lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
-    return np.asarray((found * expected).sum(axis=1) / np.maximum(lengths, _SMALLEST_PROBABILITY))
+    return np.asarray(
+        (found * expected).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)
+    )

@@ -1,60 +1,75 @@
-"""One export from end to end: weights, artifacts, the gate, and publication. All formats that were named are published, or none."""
+"""One export from the weights to the publication, as a sequence of steps.
+
+    weights ─▶ network ─▶ gate ─▶ material ─▶ artifact ─▶ proof ─▶ publication
+
+Each step is a function that makes a value from the values of earlier steps. The material is what
+the artifacts of one precision are made from: the network in this precision, and its ONNX file. The
+proof is what the parity gate measured of an artifact. Either all requested formats are published,
+or none.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from export import config, manifest
-from export.errors import MissingHardware
-from export.formats import INPUT, OUTPUT
-from export.labels import labels_for
-from export.repository import CONFIG_FILENAME, MANIFEST_FILENAME, Repository, StagedModel
-from export.request import Request, Variant
-from export.weights import resolve
-from export.weights.checkpoint import sha256_of_file
-from server import runtimes
-from server.releases import release
+import torch
 
-if TYPE_CHECKING:
-    from export.formats.material import Material
-    from export.formats.served import ServedNetwork
-    from export.parity import Gate
-    from export.quantization.images import Images
-    from export.reporting import Reporter
-    from export.weights import Source
+from seresnext101_triton.export import config, manifest
+from seresnext101_triton.export.digest import sha256
+from seresnext101_triton.export.errors import ManifestError, MissingHardware, ParityError
+from seresnext101_triton.export.fingerprint import source_digest
+from seresnext101_triton.export.format import INPUT, OUTPUT, Format, Proof
+from seresnext101_triton.export.labels import labels_for
+from seresnext101_triton.export.manifest import Manifest
+from seresnext101_triton.export.material import Material
+from seresnext101_triton.export.network import Architecture
+from seresnext101_triton.export.onnx import gate as onnx_gate
+from seresnext101_triton.export.onnx import writer
+from seresnext101_triton.export.parity import Gate
+from seresnext101_triton.export.precision import Precision
+from seresnext101_triton.export.publication import Publication, StagedModel
+from seresnext101_triton.export.quantization import recipe
+from seresnext101_triton.export.quantization.images import Images
+from seresnext101_triton.export.ranges import measure
+from seresnext101_triton.export.reporting import Reporter
+from seresnext101_triton.export.repository import CONFIG_FILENAME, MANIFEST_FILENAME, Repository
+from seresnext101_triton.export.request import Request, Variant
+from seresnext101_triton.export.served import ServedNetwork
+from seresnext101_triton.export.weights import resolve
+from seresnext101_triton.export.weights.provenance import Provenance, Source
+from seresnext101_triton.server.releases import release
 
-_RECIPE = 2  # raised whenever the code here makes another artifact from the same weights and options
-_ROOM_PER_ARTIFACT = 1.1  # of the weights' bytes
+_ROOM_PER_ARTIFACT = 1.1  # times the number of bytes of the weights
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one format.
+    """The result for one requested format.
 
     Attributes:
-        made: False when the same artifact had been published before.
+        made: Whether this export made the artifact. It is False if the same artifact was published
+            before.
     """
 
     model: str
     version: int
     folder: Path
     made: bool
-    manifest: manifest.Manifest
+    manifest: Manifest
 
     @property
     def artifact(self) -> Path:
-        """The artifact, or the first of several plans."""
+        """The path of the artifact, or of the first one if there are several plans."""
         return self.folder / str(self.manifest.artifacts[0]["file"])
 
     def to_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """The outcome as it is printed with `--json`."""
         return {
             "model": self.model,
             "version": self.version,
@@ -65,250 +80,382 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class _Job:
-    """One export under way.
+class Weights:
+    """Where the weights are, and the images for the quantisation.
 
     Attributes:
-        identity: What tells its weights from others.
-        images: For INT8, what the network is calibrated with and judged by.
+        source: Where the weights come from.
+        identity: A text that is equal for two exports exactly if their weights are equal.
+        images: The images that the network is quantised and judged with. None if it is not
+            quantised.
     """
 
-    request: Request
     source: Source
     identity: str
     images: Images | None
-    repository: Repository
+
+
+@dataclass(frozen=True)
+class Network:
+    """The network with its weights.
+
+    Attributes:
+        served: The eager network in FP32, with the output that is served.
+        provenance: What the manifest says about the weights.
+    """
+
+    served: ServedNetwork
+    provenance: Provenance
+
+    @property
+    def architecture(self) -> Architecture:
+        """The dimensions of the network, including the number of classes."""
+        return self.served.network.architecture
+
+    @property
+    def bytes(self) -> int:
+        """The size of all weights, in bytes."""
+        tensors = self.served.state_dict().values()
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One artifact that has passed its gate.
+
+    Attributes:
+        variant: The format and the precision.
+        folder: The folder of its files.
+        material: What the artifact was made from.
+        proof: What the parity gate measured of the artifact.
+    """
+
+    variant: Variant
+    folder: Path
+    material: Material
+    proof: Proof
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One running export: the request, the weights, and the transaction that publishes."""
+
+    request: Request
+    weights: Weights
+    publication: Publication
     reporter: Reporter
+
+    @property
+    def repository(self) -> Repository:
+        """The repository, with the models that are published already."""
+        return Repository(self.publication.root)
 
 
 def lacking(request: Request) -> dict[str, str]:
-    """Formats of a request that this machine cannot make, and what it lacks for them."""
-    from export.formats import tensorrt
-
-    named = any(variant.format.name == "tensorrt" for variant in request.variants)
-    lacks = tensorrt.missing() if named and not request.plans.brought and not request.plans.in_image else None
-    return {"tensorrt": lacks} if lacks else {}
+    """The formats of a request that this machine cannot make, and what it lacks for each."""
+    formats = [variant.format for variant in request.variants]
+    return {format.name: lacks for format in formats if (lacks := format.missing())}
 
 
 def export(request: Request, reporter: Reporter) -> list[Outcome]:
-    """Publish every format that is not there yet.
+    """Publish every requested format that the repository does not have yet.
 
     Raises:
-        ExportError: Nothing was published; the repository is as it was.
+        ExportError: Nothing was published and the repository is unchanged, unless the message says
+            otherwise.
+        ServerError: A runtime or a release of tritonserver cannot be used. The repository is as
+            after an `ExportError`.
     """
     for format, lacks in lacking(request).items():
-        raise MissingHardware(f"{format} is made and proven on the machine that serves it, and this one lacks {lacks}")
-    source = resolve(request.weights)
-    job = _Job(request, source, source.identity(reporter), _images(request), Repository(request.repository), reporter)
-    with job.repository.exclusive(), ExitStack() as stages:
-        published = {variant: facts for variant in request.variants if (facts := _published(job, variant))}
-        missing = [variant for variant in request.variants if variant not in published]
-        made = _make(job, missing, stages) if missing else {}
-        for variant, facts in published.items():
-            _refresh(job, variant, facts)
-        for variant, (staged, facts) in made.items():
-            _describe(staged, request, variant, facts)
-            staged.publish()
+        raise MissingHardware(
+            f"{format} is made and proven on the machine that serves it, and this one lacks {lacks}"
+        )
+    weights = _weights(request, reporter)
+    with Repository(request.repository).exclusive() as publication:
+        if publication.restored:
+            models = ", ".join(publication.restored)
+            reporter.note(
+                f"an export was killed while it published: {models} put back to what was there "
+                "before it"
+            )
+        job = _Job(request, weights, publication, reporter)
+        keys = {variant: _key(request, weights, variant) for variant in request.variants}
+        published = {
+            variant: facts
+            for variant, key in keys.items()
+            if (facts := _published(job, variant, key))
+        }
+        missing = [variant for variant in keys if variant not in published]
+        made = {}
+        if missing:
+            network = _network(job)
+            _prepare(job, network, missing)
+            gate = _gate(job, network)
+            materials = _materials(job, network, gate, missing)
+            artifacts = [_artifact(job, variant, materials, gate) for variant in missing]
+            made = {
+                artifact.variant: _add_version(job, network, artifact, keys[artifact.variant])
+                for artifact in artifacts
+            }
+        for facts in published.values():
+            _refresh(job, facts)
+        publication.publish()
     return [
-        _outcome(request, published[variant], made=False) if variant in published else _outcome(request, made[variant][1], made=True)
-        for variant in request.variants
+        _outcome(request, made[variant], made=True)
+        if variant in made
+        else _outcome(request, published[variant], made=False)
+        for variant in keys
     ]
 
 
-def _outcome(request: Request, facts: manifest.Manifest, *, made: bool) -> Outcome:
-    return Outcome(facts.model, facts.version, request.repository / facts.model / str(facts.version), made, facts)
+def _outcome(request: Request, facts: Manifest, *, made: bool) -> Outcome:
+    folder = request.repository / facts.model / str(facts.version)
+    return Outcome(facts.model, facts.version, folder, made, facts)
 
 
-def _key(job: _Job, variant: Variant) -> str:
-    """What tells an artifact from every other: equal keys make equal artifacts."""
-    request = job.request
-    facts = {
-        "recipe": _RECIPE,
-        "weights": job.identity,
-        "format": variant.name,
-        "fp32_squeeze": request.fp32_squeeze and variant.precision == "fp16",
+def _weights(request: Request, reporter: Reporter) -> Weights:
+    """Find the weights, and the images to quantise them with."""
+    source = resolve(request.weights, ema=request.ema)
+    identity = source.identity(reporter)
+    options = request.quantization
+    images = Images(options, request.preprocessing) if options else None
+    return Weights(source, identity, images)
+
+
+def _key(request: Request, weights: Weights, variant: Variant) -> str:
+    """A text that identifies an artifact: two exports with equal keys make equal artifacts."""
+    format, precision = variant.format, variant.precision
+    facts: dict[str, Any] = {
+        "code": source_digest(*_sources(format, precision)),
+        "weights": weights.identity,
+        "format": format.name,
+        "options": format.identity(),
+        "precision": precision.identity(),
         "architecture": asdict(request.architecture),
         "output": request.output.value,
         "preprocessing": asdict(request.preprocessing),
         "max_batch": request.serving.max_batch,
         "target": request.target,
-        "tools": manifest.tool_versions(*variant.format.packages),
+        "tools": manifest.tool_versions(*format.packages),
+        # A strict export must not accept what was published with a larger allowed error.
+        "allow_error": request.allow_error,
     }
-    if variant.format.name == "tensorrt":
-        from export.formats import tensorrt
-
-        facts["plans"] = tensorrt.identity(request.plans)
-    if job.images and request.quantization:
-        from export.quantization import recipe
-
-        facts["quantization"] = recipe.identity(request.quantization, job.images)
+    if weights.images and request.quantization:
+        facts["quantization"] = recipe.identity(request.quantization, weights.images)
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _images(request: Request) -> Images | None:
-    if request.quantization is None:
-        return None
-    from export.quantization.images import Images
+def _sources(format: Format, precision: Precision) -> set[str]:
+    """The modules of this project whose code determines the content of an artifact."""
+    ancestors = [each for each in type(format).__mro__ if issubclass(each, Format)]
+    return {
+        *(each.__module__ for each in ancestors if each is not Format),
+        *format.sources,
+        *("seresnext101_triton.export.network", "seresnext101_triton.export.served"),
+        *(["seresnext101_triton.export.onnx.writer"] if format.from_onnx else []),
+        *(["seresnext101_triton.export.quantization"] if precision.quantized else []),
+    }
 
-    return Images(request.quantization, request.preprocessing)
 
-
-def _published(job: _Job, variant: Variant) -> manifest.Manifest | None:
-    """The manifest of a model's newest version, where it is what was asked for and intact."""
+def _published(job: _Job, variant: Variant, key: str) -> Manifest | None:
+    """The manifest of a model's newest version, if it has the key and its files are intact."""
     folder = job.repository.latest(job.request.model(variant))
-    facts = manifest.read(folder) if folder and not job.request.force else None
-    return facts if folder and facts and facts.key == _key(job, variant) and manifest.is_intact(folder, facts) else None
-
-
-def _make(job: _Job, variants: Sequence[Variant], stages: ExitStack) -> dict[Variant, tuple[StagedModel, manifest.Manifest]]:
-    """Export every variant into a stage of its own and hold each against the network."""
-    from export.formats.served import ServedNetwork
-    from export.parity import Gate
-
-    request, repository, reporter = job.request, job.repository, job.reporter
-    network, provenance = job.source.load(request.architecture, reporter)
-    labels_for(network.architecture.classes, request.labels)  # refused now, not after the work
-    parameters = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
-    room = round(parameters * _ROOM_PER_ARTIFACT * len(variants))
-    staged = {variant: stages.enter_context(repository.stage(request.model(variant), bytes_needed=room)) for variant in variants}
-    scratch = stages.enter_context(repository.scratch())
-    served = ServedNetwork(network, request.output)
-    samples = job.images.samples(network.architecture.classes) if job.images else None
-    with reporter.step("running the network on the parity inputs"):
-        gate = Gate(served, request.preprocessing, request.serving.max_batch, samples)
-    materials, ranges, quantization = _materials(job, variants, served.folded(), gate, scratch)
-    made = {}
-    for variant in variants:
-        stage = staged[variant]
-        folder = stage.new_version()
-        with reporter.step(f"exporting {variant.name}"):
-            variant.format.export(materials[variant.precision], folder)
-        with reporter.step(f"checking {variant.name} against the network"):
-            parity = _prove(gate, folder, request, variant)
-        facts = manifest.Manifest(
-            model=request.model(variant),
-            version=stage.version,
-            format=variant.format.name,
-            precision=variant.precision,
-            key=_key(job, variant),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            artifacts=_artifacts(folder),
-            weights=provenance,
-            architecture=asdict(network.architecture),
-            tensors={
-                "input": {"name": INPUT, "dims": [3, request.preprocessing.crop, request.preprocessing.crop]},
-                "output": {"name": OUTPUT, "dims": [network.architecture.classes]},
-            },
-            output=request.output.value,
-            preprocessing=asdict(request.preprocessing),
-            parity=parity,
-            ranges=ranges if variant.precision == "fp16" else None,
-            tools=manifest.tool_versions("numpy", "pillow", "onnxruntime", *variant.format.packages),
-            triton=request.target,
-            quantization=quantization,
+    if folder is None or job.request.force:
+        return None
+    try:
+        facts = manifest.load(folder)
+    except ManifestError as error:
+        job.reporter.note(f"{error}: the model is exported anew", style="bold yellow")
+        return None
+    if facts.key != key:
+        return None
+    if not manifest.is_intact(folder, facts):
+        job.reporter.note(
+            f"{folder}: the artifact is not the one that was published: it is exported anew",
+            style="bold yellow",
         )
-        (folder / MANIFEST_FILENAME).write_text(facts.to_text(), encoding="utf-8")
-        made[variant] = (stage, facts)
-    return made
+        return None
+    return facts
+
+
+def _network(job: _Job) -> Network:
+    """Load the weights into the network."""
+    network, provenance = job.weights.source.load(job.request.architecture, job.reporter)
+    return Network(ServedNetwork(network, job.request.output), provenance)
+
+
+def _prepare(job: _Job, network: Network, variants: Sequence[Variant]) -> None:
+    """Check before the long work that the models can be published.
+
+    Raises:
+        OptionError: The number of labels is not the number of classes of the network.
+        RepositoryError: The repository cannot be written.
+    """
+    labels_for(network.architecture.classes, job.request.labels)
+    room = round(network.bytes * _ROOM_PER_ARTIFACT * len(variants))
+    job.publication.prepare([job.request.model(variant) for variant in variants], room)
+
+
+def _gate(job: _Job, network: Network) -> Gate:
+    """Run the network on the inputs of the parity gate, and return the gate."""
+    request, images = job.request, job.weights.images
+    samples = images.samples(network.architecture.classes) if images else None
+    with job.reporter.step("running the network on the parity inputs"):
+        return Gate(
+            network.served,
+            request.preprocessing,
+            request.serving.max_batch,
+            samples,
+            allow_error=request.allow_error,
+        )
 
 
 def _materials(
-    job: _Job, variants: Sequence[Variant], folded: ServedNetwork, gate: Gate, scratch: Path
-) -> tuple[dict[str, Material], dict[str, Any] | None, dict[str, Any] | None]:
-    """What each precision is made from; for FP16 the ranges that show that the network fits, and for INT8 how it was quantised.
+    job: _Job, network: Network, gate: Gate, variants: Sequence[Variant]
+) -> dict[Precision, Material]:
+    """The material of each precision, from which its artifacts are made.
 
     Raises:
-        RangeError: It does not fit.
+        RangeError: Values of the network do not fit into the precision to which it must be cast.
+        BuildError: The release that will serve an ONNX file cannot read it.
     """
-    import torch
+    scratch, folded = job.publication.scratch(), network.served.folded()
+    materials = {}
+    for precision in dict.fromkeys(variant.precision for variant in variants):
+        material = _cast(job, folded, gate, precision)
+        if any(each.format.from_onnx for each in variants if each.precision == precision):
+            with job.reporter.step(f"exporting the network in {precision.name} as ONNX"):
+                material = _with_onnx(material, scratch / f"{precision.name}.onnx")
+        if precision.quantized:
+            material = _quantized(job, material, gate, scratch)
+        materials[precision] = material
+    return materials
 
-    from export.formats.material import Material
-    from export.ranges import measure
 
-    request, images, reporter = job.request, job.images, job.reporter
-    precisions = {variant.precision for variant in variants}
-    # bfloat16 is the runtime's, from FP32's own artifact; INT8 is made of FP32's ONNX.
-    networks, ranges = dict.fromkeys(("fp32", "bf16", "int8"), folded), None
-    if "fp16" in precisions:
-        with reporter.step("measuring how large activations get"):
-            ranges = measure(folded, gate.inputs, fp32_squeeze=request.fp32_squeeze)
-        networks["fp16"] = folded.in_half(fp32_squeeze=request.fp32_squeeze)
-    example = torch.zeros(2, *gate.inputs.shape[1:])
+def _cast(job: _Job, folded: ServedNetwork, gate: Gate, precision: Precision) -> Material:
+    """The network in the dtype from which the artifacts of a precision are made."""
+    request = job.request
+    crop, max_batch = request.preprocessing.crop, request.serving.max_batch
     target = release(request.target)
-
-    def material(precision: str, quantized: Path | None = None) -> Material:
-        network = networks[precision]
-        return Material(network, example, request.serving.max_batch, target, request.plans, scratch, reporter, quantized)
-
-    if images and request.quantization:
-        from export.quantization.recipe import quantize
-        from export.tensorrt.gate import check_onnx
-
-        with reporter.step("exporting the ONNX to quantise"):
-            source = material("fp32").onnx
-        quantized = quantize(source, f"{job.identity} {folded.network.architecture}", request.quantization, images, gate, scratch, reporter)
-        check_onnx(quantized.path, "int8", target)
-        return {"int8": material("int8", quantized.path)}, None, quantized.facts
-    return {precision: material(precision) for precision in precisions}, ranges, None
+    if not precision.is_cast:
+        return Material(folded, precision, crop, max_batch, target)
+    with job.reporter.step("measuring how large activations get"):
+        ranges = measure(folded, gate.inputs, precision)
+    dtype = getattr(torch, precision.made_in)
+    network = folded.cast(dtype, fp32_squeeze=precision.fp32_squeeze)
+    return Material(network, precision, crop, max_batch, target, ranges=ranges)
 
 
-def _prove(gate: Gate, folder: Path, request: Request, variant: Variant) -> dict[str, Any]:
-    """Run an artifact as it will be served, on a GPU if it will be served on one and this machine has one.
+def _with_onnx(material: Material, path: Path) -> Material:
+    """Export the network as an ONNX file, once for all formats that are made from it."""
+    writer.write(material.network, material.example, material.max_batch, path)
+    onnx_gate.check_readable(path, material.release)
+    return replace(material, onnx=path)
+
+
+def _quantized(job: _Job, material: Material, gate: Gate, scratch: Path) -> Material:
+    """Quantise the ONNX file of the network."""
+    options, images = job.request.quantization, job.weights.images
+    assert options is not None and images is not None  # `Request` has checked this
+    quantizer = recipe.Quantizer(options, images, gate, scratch, job.reporter)
+    identity = f"{job.weights.identity} {material.network.network.architecture}"
+    quantized = quantizer.quantize(material.graph, identity)
+    onnx_gate.check_onnx(quantized.path, material.precision, material.release)
+    return replace(material, onnx=quantized.path, quantization=quantized.facts)
+
+
+def _artifact(
+    job: _Job, variant: Variant, materials: Mapping[Precision, Material], gate: Gate
+) -> Artifact:
+    """Make an artifact, and run it in the parity gate.
 
     Raises:
-        ParityError: It must not be published.
+        ParityError: The artifact must not be published.
     """
-    import torch
-
-    from export.formats import tensorrt
-
-    format = variant.format
-    if format.name == "tensorrt":
-        return tensorrt.prove(gate, folder, variant.precision)
-    on_gpu = (format.gpu_only or request.serving.device == "gpu") and torch.cuda.is_available()
-    device = "cuda:0" if on_gpu else "cpu"
-    parameters = {format.thread_parameter: str(request.serving.threads), **config.cpu_parameters(format, variant.precision)}
-    runtime = runtimes.load(format.runtime, folder / format.filename, parameters, device)
-    return gate.check(variant.name, runtime, variant.precision, device).to_json()
+    folder, precision = job.publication.scratch(), variant.precision
+    with job.reporter.step(f"exporting {variant.name}"):
+        variant.format.export(materials[precision], folder, job.reporter)
+    serving, reporter = job.request.serving, job.reporter
+    proof = variant.format.prove(gate, folder, precision, serving, reporter)
+    return Artifact(variant, folder, materials[precision], proof)
 
 
-def _artifacts(folder: Path) -> list[dict[str, Any]]:
-    """Every file of a version but the JSON that describes it, the one that is loaded first."""
-    files = sorted((path for path in folder.iterdir() if path.suffix != ".json"), key=lambda path: (path.suffix == ".bin", path.name))
-    return [{"file": path.name, "sha256": sha256_of_file(path), "bytes": path.stat().st_size} for path in files]
-
-
-def _texts(request: Request, variant: Variant, facts: manifest.Manifest, folder: Path) -> dict[str, str | None]:
-    """The files beside a model's versions."""
-    from export.formats import tensorrt
-
-    labels = labels_for(facts.classes, request.labels)
-    description = config.model_config(
-        facts.model,
-        variant.format,
-        classes=facts.classes,
+def _add_version(job: _Job, network: Network, artifact: Artifact, key: str) -> Manifest:
+    """Stage a new version of a model, with its manifest, its config.pbtxt and its labels."""
+    request, variant, material = job.request, artifact.variant, artifact.material
+    model, crop = request.model(variant), request.preprocessing.crop
+    facts = Manifest(
+        model=model,
+        version=job.repository.next_version(model),
+        format=variant.format.name,
+        precision=variant.precision.name,
+        key=key,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        artifacts=_files(artifact.folder),
+        weights=network.provenance,
+        architecture=asdict(network.architecture),
+        tensors={
+            "input": {"name": INPUT, "dims": [3, crop, crop]},
+            "output": {"name": OUTPUT, "dims": [network.architecture.classes]},
+        },
+        output=request.output.value,
         preprocessing=request.preprocessing,
-        output=request.output,
-        serving=request.serving,
-        labelled=labels is not None,
-        trained=facts.weights.trained,
-        precision=variant.precision,
-        plans=tensorrt.compute_capabilities(folder),
+        parity=artifact.proof.parity,
+        ranges=material.ranges,
+        tools=manifest.tool_versions("numpy", "pillow", "onnxruntime", *variant.format.packages),
+        triton=request.target,
+        quantization=material.quantization,
+        speed=artifact.proof.speed,
     )
-    return {CONFIG_FILENAME: config.to_text(description), config.LABELS_FILENAME: labels}
+    (artifact.folder / MANIFEST_FILENAME).write_text(facts.to_text(), encoding="utf-8")
+    texts = _texts(request, facts)
+    staged = job.publication.stage(model)
+    staged.add_version(facts.version, artifact.folder)
+    _write(staged, texts)
+    return facts
 
 
-def _describe(staged: StagedModel, request: Request, variant: Variant, facts: manifest.Manifest) -> None:
-    for filename, content in _texts(request, variant, facts, staged.folder / str(facts.version)).items():
-        staged.write(filename, content)
+def _files(folder: Path) -> list[dict[str, Any]]:
+    """All files of a version except JSON files. The file that a runtime loads comes first."""
+    files = sorted(
+        (path for path in folder.iterdir() if path.suffix != ".json"),
+        key=lambda path: (path.suffix == ".bin", path.name),
+    )
+    return [
+        {"file": path.name, "sha256": sha256(path), "bytes": path.stat().st_size} for path in files
+    ]
 
 
-def _refresh(job: _Job, variant: Variant, facts: manifest.Manifest) -> None:
-    """Write config and labels anew where options changed that need no other artifact."""
+def _refresh(job: _Job, facts: Manifest) -> None:
+    """Write the config and the labels again if options changed that do not change the artifact."""
     folder = job.repository.root / facts.model
-    texts = _texts(job.request, variant, facts, folder / str(facts.version))
-    current = {name: path.read_text(encoding="utf-8") if (path := folder / name).exists() else None for name in texts}
-    if current != texts:
-        with job.repository.stage(facts.model) as staged:
-            _describe(staged, job.request, variant, facts)
-            staged.publish()
+    texts = _texts(job.request, facts)
+    current = {
+        name: path.read_bytes() if (path := folder / name).is_file() else None for name in texts
+    }
+    wanted = {name: text if text is None else text.encode() for name, text in texts.items()}
+    if current != wanted:
+        _write(job.publication.stage(facts.model), texts)
+
+
+def _texts(request: Request, facts: Manifest) -> dict[str, str | None]:
+    """The content of the files beside a model's versions. None means that the file must not exist.
+
+    Raises:
+        ParityError: By config.pbtxt, clients would prepare images in another way than the parity
+            gate did.
+    """
+    labels = labels_for(facts.classes, request.labels)
+    description = config.model_config(facts, request.serving, labelled=labels is not None)
+    text = config.to_text(description)
+    if config.contract(text) != request.preprocessing:
+        raise ParityError(
+            f"{facts.model}: config.pbtxt tells clients to prepare images by "
+            f"{config.contract(text)}, and the artifact was proven with {request.preprocessing}"
+        )
+    return {CONFIG_FILENAME: text, config.LABELS_FILENAME: labels}
+
+
+def _write(staged: StagedModel, texts: Mapping[str, str | None]) -> None:
+    for filename, content in texts.items():
+        staged.write(filename, content)

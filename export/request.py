@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from client.decoding import OutputKind
-from client.preprocessing import Preprocessing
-from export import config
-from export.errors import OptionError
-from export.formats import DEFAULT_FORMATS, FORMATS, Format
-from export.network import ARCHITECTURES, Architecture
-from export.quantization import Quantization
-from export.tensorrt.plan import PlanRequest
-from server import TRITON_RELEASE
-from server.releases import release
+from seresnext101_triton.client.contract import OutputKind, Preprocessing
+from seresnext101_triton.export.errors import OptionError
+from seresnext101_triton.export.format import Format
+from seresnext101_triton.export.formats import DEFAULT_FORMATS, FORMATS
+from seresnext101_triton.export.network import ARCHITECTURES, Architecture
+from seresnext101_triton.export.precision import Precision, precision_named
+from seresnext101_triton.export.quantization import Quantization
+from seresnext101_triton.export.serving import Serving
+from seresnext101_triton.server import TRITON_RELEASE
+from seresnext101_triton.server.releases import release
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+_LONGEST_NAME = 255  # of a folder on Linux, in bytes
 
 
 @dataclass(frozen=True)
@@ -24,27 +26,36 @@ class Request:
     """What to export, and how.
 
     Attributes:
-        weights: As `export.weights.resolve` takes it.
-        formats: Keys of `FORMATS`.
-        precision: `fp32`, `fp16`, `bf16` or `int8`; None is each format's own.
-        quantization: For INT8, with what and how.
-        fp32_squeeze: In FP16, keep the Squeeze-and-Excitations in FP32.
+        weights: The source of the weights, as `seresnext101_triton.export.weights.resolve` takes
+            it.
         repository: The model repository.
+        formats: Keys of `seresnext101_triton.export.formats.FORMATS`, or formats with options of
+            their own, for example `TensorRT(Tuning(level=5))`.
+        precision: A key of `seresnext101_triton.export.precision.PRECISIONS`. None means the
+            default precision of each format.
+        quantization: The images and the options of a quantisation. It is needed for INT8 only.
+        fp32_squeeze: Whether the Squeeze-and-Excitation layers stay in FP32 if the network is cast
+            to another precision.
         name: Models are called `<name>_<format>`, with the precision behind it unless it is FP32.
         architecture: Every number of the network but its class count, which the weights decide.
+        output: What is served.
+        preprocessing: The contract for the input.
+        serving: How it is served.
         target: The release of tritonserver that will serve.
-        plans: What TensorRT is asked for.
         labels: A file, `none`, or None for the default.
+        ema: Take the averaged weights of a checkpoint.
         force: Export even what is there already.
+        allow_error: A larger relative error than the gate's own bound, for which whoever names it
+            answers.
 
     Raises:
-        OptionError: A format or a precision is unknown, or two of the options do not go together.
+        OptionError: A format or a precision is unknown, or two options do not go together.
         ReleaseError: The target is unknown.
     """
 
     weights: str
     repository: Path
-    formats: tuple[str, ...] = DEFAULT_FORMATS
+    formats: tuple[str | Format, ...] = DEFAULT_FORMATS
     precision: str | None = None
     quantization: Quantization | None = None
     fp32_squeeze: bool = False
@@ -52,35 +63,45 @@ class Request:
     architecture: Architecture = field(default_factory=lambda: ARCHITECTURES["se-resnext101-32x4d"])
     output: OutputKind = OutputKind.PROBABILITIES
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
-    serving: config.Serving = field(default_factory=config.Serving)
+    serving: Serving = field(default_factory=Serving)
     target: str = TRITON_RELEASE
-    plans: PlanRequest = field(default_factory=PlanRequest)
     labels: str | None = None
+    ema: bool = False
     force: bool = False
+    allow_error: float | None = None
 
     def __post_init__(self) -> None:
-        if unknown := [name for name in self.formats if name not in FORMATS]:
-            raise OptionError(f"unknown format {', '.join(unknown)}: choose from {', '.join(FORMATS)}")
+        names = [each if isinstance(each, str) else each.name for each in self.formats]
+        if unknown := [name for name in names if name not in FORMATS]:
+            known = ", ".join(FORMATS)
+            raise OptionError(f"unknown format {', '.join(unknown)}: choose from {known}")
         if not self.formats:
             raise OptionError(f"no format: choose from {', '.join(FORMATS)}")
-        if not self.name.replace("-", "").replace("_", "").isalnum():
-            raise OptionError(f"--name {self.name!r} may have letters, digits, - and _ only")
-        if self.precision not in (None, *PRECISIONS):
-            raise OptionError(f"unknown precision {self.precision}: choose from {', '.join(PRECISIONS)}")
-        for variant in self.variants:
-            if variant.precision not in variant.format.precisions:
-                known = ", ".join(variant.format.precisions)
-                raise OptionError(f"{variant.format.name} is not exported in {variant.precision}: choose from {known}")
-            if variant.format.cpu_only and self.serving.device != "cpu":
-                raise OptionError(f"{variant.format.name} is served on CPUs only: leave --device gpu out, or the format")
-            if not variant.format.batched and (self.serving.queue_size or self.serving.queue_timeout_ms or self.serving.queue_delay_us):
-                raise OptionError(f"{variant.format.name} is served without Triton's batcher: it has no queue to bound or to delay")
-        if (self.precision == "int8") != (self.quantization is not None):
-            raise OptionError("--precision int8 and --calibration DIR, the images to quantise with, go together: name both")
-        if self.fp32_squeeze and not any(variant.precision == "fp16" for variant in self.variants):
-            raise OptionError("--fp32-squeeze is for FP16: name it with --precision fp16")
-        if self.plans.tuning.opt_batch > self.serving.max_batch:
-            raise OptionError(f"--opt-batch {self.plans.tuning.opt_batch} is over the maximum batch, {self.serving.max_batch}")
+        if not re.fullmatch("[A-Za-z0-9_-]+", self.name):
+            raise OptionError(
+                f"`name` {self.name!r} may have ASCII letters, digits, - and _ only: any others "
+                "are not served over HTTP"
+            )
+        if self.labels is not None and not self.labels.strip():
+            raise OptionError("`labels` is empty: name a file with one class a line, or `none`")
+        variants = self.variants
+        for variant in variants:
+            if len(self.model(variant)) > _LONGEST_NAME:
+                raise OptionError(
+                    f"`name` is too long: {self.name[:20]}..._{variant.name} would be over "
+                    f"{_LONGEST_NAME} characters"
+                )
+            variant.format.check(variant.precision, self.serving)
+        precisions = {variant.precision for variant in variants}
+        if any(each.quantized for each in precisions) != (self.quantization is not None):
+            raise OptionError(
+                "`precision=int8` and `calibration=DIR`, the images to quantise with, go together: "
+                "name both"
+            )
+        if self.allow_error is not None and not (0 < self.allow_error < math.inf):
+            raise OptionError(f"`allow_error` must be a number above 0, not {self.allow_error}")
+        if self.fp32_squeeze and not any(each.fp32_squeeze for each in precisions):
+            raise OptionError("`fp32_squeeze` is for FP16: name it with `precision=fp16`")
         release(self.target)
 
     def model(self, variant: Variant) -> str:
@@ -90,8 +111,19 @@ class Request:
     @property
     def variants(self) -> list[Variant]:
         """What the formats are exported as, each once."""
-        formats = [FORMATS[name] for name in dict.fromkeys(self.formats)]
-        return [Variant(format, self.precision or format.precision) for format in formats]
+        formats = [FORMATS[each] if isinstance(each, str) else each for each in self.formats]
+        return [
+            Variant(format, self._precision_of(format))
+            for format in {format.name: format for format in formats}.values()
+        ]
+
+    def _precision_of(self, format: Format) -> Precision:
+        """The precision that was asked for, as this format has it."""
+        precision = format.default_precision
+        if self.precision is not None:
+            named = precision_named(self.precision)
+            precision = next((each for each in format.precisions if each.name == named.name), named)
+        return precision.with_fp32_squeeze() if self.fp32_squeeze else precision
 
 
 @dataclass(frozen=True)
@@ -99,9 +131,9 @@ class Variant:
     """One format in one precision: what becomes one model."""
 
     format: Format
-    precision: str
+    precision: Precision
 
     @property
     def name(self) -> str:
         """What stands behind the request's name in the model's."""
-        return self.format.name if self.precision == "fp32" else f"{self.format.name}_{self.precision}"
+        return self.format.label(self.precision)

@@ -2,7 +2,7 @@
 
 import sys
 
-from perf.cli import main
+from seresnext101_triton import run_with_extra
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_with_extra(f"{__package__}.cli", "perf,cpu"))

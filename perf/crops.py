@@ -1,4 +1,4 @@
-"""Images to calibrate with where one has none of one's own: crops of this project's photographs, the same every time."""
+"""Images for a calibration without images of one's own: crops of this project's photographs."""
 
 from __future__ import annotations
 
@@ -7,24 +7,40 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from client.images import sample_photographs
+from seresnext101_triton.client.images import sample_photographs
+from seresnext101_triton.perf.errors import ResultsError
 
-_SIDE = 256  # of the pictures written
-_SMALLEST = 0.4  # of the photograph's shorter side
+_SIDE = 256  # of a written image, in pixels
+_MINIMUM_SHARE = 0.4  # of the photograph's shorter side
 
 
-def write(folder: Path, count: int) -> None:
-    """Write so many squares from anywhere in the photographs, half of them mirrored, as JPEG.
+def write_crops(folder: Path, count: int) -> None:
+    """Write square crops of the photographs as JPEG files, half of them mirrored.
 
-    They are enough to measure speed with. Ranges for a network in service come from images like those it will see.
+    Every call writes the same images. They suffice to measure speed. For a network in service, the
+    ranges must come from images like those that it will classify.
+
+    Args:
+        folder: The folder to write to. It is created if it does not exist.
+        count: The number of crops.
+
+    Raises:
+        ResultsError: The folder cannot be written.
     """
     generator = np.random.default_rng(0)
     photographs = [Image.open(path).convert("RGB") for path in sample_photographs()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for index in range(count):
-        photograph = photographs[index % len(photographs)]
-        side = int(min(photograph.size) * generator.uniform(_SMALLEST, 1))
-        left, top = (int(generator.integers(0, length - side + 1)) for length in photograph.size)
-        crop = photograph.crop((left, top, left + side, top + side)).resize((_SIDE, _SIDE))
-        mirrored = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if generator.random() < 0.5 else crop
-        mirrored.save(folder / f"{index:03d}.jpg", quality=92)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for index in range(count):
+            crop = _crop(photographs[index % len(photographs)], generator)
+            crop.save(folder / f"{index:03d}.jpg", quality=92)
+    except OSError as error:
+        raise ResultsError(f"{folder} cannot be written: {error.strerror}") from None
+
+
+def _crop(photograph: Image.Image, generator: np.random.Generator) -> Image.Image:
+    side = int(min(photograph.size) * generator.uniform(_MINIMUM_SHARE, 1))
+    left, top = (int(generator.integers(0, length - side + 1)) for length in photograph.size)
+    crop = photograph.crop((left, top, left + side, top + side)).resize((_SIDE, _SIDE))
+    mirrored = generator.random() < 0.5
+    return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else crop

@@ -1,16 +1,22 @@
-"""What can go wrong while measuring: each error names the cause and the way out."""
+"""The errors of measuring: each message names the cause and the way out."""
 
 from __future__ import annotations
 
+from seresnext101_triton.client.errors import ToolkitError
 
-class PerfError(Exception):
-    """Anything `python -m perf` reports to a person. `exit_code` is what the command line ends with."""
 
-    exit_code = 1
+class PerfError(ToolkitError):
+    """The base class of the errors of `perf`."""
+
+
+class UsageError(PerfError):
+    """An option has a value that does not exist. Nothing was measured."""
+
+    exit_code = 2
 
 
 class AnalyzerMissing(PerfError):
-    """There is no perf_analyzer, or it does not run here. The exit code is EX_UNAVAILABLE of sysexits.h."""
+    """There is no perf_analyzer, or it does not run here. The exit code is EX_UNAVAILABLE."""
 
     exit_code = 69
 
@@ -24,6 +30,6 @@ class Unstable(AnalyzerFailed):
 
 
 class ResultsError(PerfError):
-    """A file of results cannot be read or written. The exit code is EX_CANTCREAT of sysexits.h."""
+    """A file of results cannot be read or written. The exit code is EX_CANTCREAT."""
 
     exit_code = 73

@@ -1,4 +1,4 @@
-"""One load on one served model, and what perf_analyzer measures of it."""
+"""Runs perf_analyzer, which sends requests to a served model and measures its answers."""
 
 from __future__ import annotations
 
@@ -11,23 +11,29 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from client import Classifier
-from client.images import sample_photographs
-from perf import analyzer
-from perf.errors import AnalyzerFailed, Unstable
+from seresnext101_triton.client import Classifier
+from seresnext101_triton.client.images import sample_photographs
+from seresnext101_triton.perf import analyzer
+from seresnext101_triton.perf.errors import AnalyzerFailed, Unstable
+from seresnext101_triton.perf.records import Load, Measurement
 
-_UNSTABLE = ("Failed to obtain stable measurement", "No valid requests recorded within time interval")
-_WINDOWS = 3  # that perf_analyzer wants to agree
-_TRIALS = 8  # windows in a row in which it looks for those
-_ANY = 999  # percent: windows that always agree, if each has an answer
-_TRIES = 2  # for windows that agree
-_LAST_WINDOWS_S = (2.0, 8.0, 20.0)  # for whatever there is, where nothing agreed
-_OUTPUT_BYTES = 1 << 16  # of shared memory for an answer
+_UNSTABLE = (
+    "Failed to obtain stable measurement",
+    "No valid requests recorded within time interval",
+)
+# perf_analyzer measures in windows of equal length. It ends as soon as three windows agree.
+_WINDOWS = 3  # the number of windows in a row that must agree
+_MAX_WINDOWS = 8  # the largest number of windows of one measurement
+_AGREEMENT = 10  # percent by which the windows of a stable measurement may differ
+_NO_AGREEMENT = 999  # percent: any three windows agree, if each has an answer
+_ATTEMPTS = 2  # attempts to get a stable measurement
+_LONG_WINDOWS_S = (2.0, 8.0, 20.0)  # for measurements without agreement
+_OUTPUT_BYTES = 1 << 16  # bytes of shared memory for an answer
 _PHASES = {
     "client send": "Client Send",
     "network": "Network+Server Send/Recv",
@@ -40,66 +46,25 @@ _PHASES = {
 _PERCENTILES = ("p50", "p90", "p95", "p99")
 
 
-@dataclass(frozen=True)
-class Load:
-    """What is asked of a server.
+class LoadGenerator:
+    """Runs perf_analyzer with photographs that are prepared for each model. Use it with `with`.
 
-    Attributes:
-        model: The served model.
-        batch: Images in one request.
-        concurrency: Requests that are always under way; 0 where `rate` counts.
-        rate: Requests a second, sent whether answered or not; 0 where `concurrency` counts.
-        protocol: `grpc` or `http`.
-        shared_memory: Whether tensors go through system shared memory.
-    """
-
-    model: str
-    batch: int = 1
-    concurrency: int = 1
-    rate: float = 0.0
-    protocol: str = "grpc"
-    shared_memory: bool = False
-
-    def __str__(self) -> str:
-        level = f"{self.rate:g} requests/s" if self.rate else f"concurrency {self.concurrency}"
-        return f"{self.model}, batch {self.batch}, {level}, {self.protocol}{', shared memory' * self.shared_memory}"
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What was measured. Times are in milliseconds.
-
-    Attributes:
-        throughput: Images a second.
-        latency: Percentiles of a request's time, as the client sees it: p50, p90, p95, p99.
-        phases: Where that time goes, on average.
-        stable: Whether three windows in a row agreed; where not, these are the averages of three that did not.
-        generator_cpu: Share of all cores that perf_analyzer took.
-        harness_cpu: Share of all cores that this program took.
-    """
-
-    throughput: float
-    latency: dict[str, float]
-    phases: dict[str, float]
-    stable: bool
-    generator_cpu: float
-    harness_cpu: float
-
-
-class Generator:
-    """perf_analyzer with real photographs, prepared as the model wants them. Use it as a context manager.
+    Args:
+        url: `host:port` of the server's gRPC endpoint.
+        http_url: `host:port` of its HTTP endpoint, for loads over HTTP.
 
     Raises:
-        AnalyzerMissing: There is no perf_analyzer that runs here.
+        AnalyzerMissing: There is no perf_analyzer that runs on this machine.
     """
 
     def __init__(self, url: str, http_url: str = "") -> None:
         self._urls = {"grpc": url, "http": http_url}
         self._program, self._environment = analyzer.find()
         self._inputs: dict[tuple[str, int], Path] = {}
-        self._unbatched: set[str] = set()  # models that Triton knows no batch axis of: a batch is one inference for it
+        # Models without a batch axis in Triton's config. For them, Triton counts a batch as 1.
+        self._unbatched: set[str] = set()
 
-    def __enter__(self) -> Generator:
+    def __enter__(self) -> LoadGenerator:
         self._scratch = tempfile.TemporaryDirectory()
         self._folder = Path(self._scratch.name)
         return self
@@ -107,34 +72,52 @@ class Generator:
     def __exit__(self, *_: object) -> None:
         self._scratch.cleanup()
 
-    def window_s(self, load: Load, least: float = 1.0, most: float = 10.0) -> float:
-        """A window that holds some 25 requests of one client, in seconds; asking warms the model up too.
+    def window_s(self, load: Load, minimum_s: float = 1.0, maximum_s: float = 10.0) -> float:
+        """The length of a window that holds about 25 requests of one client, in seconds.
+
+        The requests that measure it also warm up the model.
 
         Raises:
             ClientError: The model does not answer.
         """
-        return min(max(25 * self._warm_up(load), least), most)
+        return min(max(25 * self._warm_up(load), minimum_s), maximum_s)
 
-    def measure(self, load: Load, window_s: float, retried: Callable[[], object] = lambda: None) -> Measurement:
-        """Measure until three windows agree within 10 %; an unstable load is tried again with longer ones, and then recorded as such.
+    def measure(
+        self, load: Load, window_s: float, on_retry: Callable[[], object] = lambda: None
+    ) -> Measurement:
+        """Measure until three windows agree within 10 %.
+
+        If no three windows agree, this method measures once more with longer windows. If those do
+        not agree either, the result is marked as not stable.
+
+        Args:
+            load: The load.
+            window_s: The length of a window, in seconds.
+            on_retry: A function that is called before the second attempt.
 
         Raises:
-            AnalyzerFailed: perf_analyzer ended without a measurement: the server went, or refuses the load.
+            AnalyzerFailed: perf_analyzer ended without a measurement. Either the server has ended,
+                or it refuses the requests.
         """
-        for attempt in range(_TRIES):
+        for attempt in range(_ATTEMPTS):
             with suppress(Unstable):
                 if attempt:
-                    retried()
-                return self._run(load, window_s * 2**attempt, agreement=10)
-        return self._whatever(load, [max(window_s * 2**_TRIES, least) for least in _LAST_WINDOWS_S], stable=False)
+                    on_retry()
+                return self._run(load, window_s * 2**attempt, agreement=_AGREEMENT)
+        shortest_s = window_s * 2**_ATTEMPTS
+        windows_s = sorted({max(shortest_s, length_s) for length_s in _LONG_WINDOWS_S})
+        return self._run_without_agreement(load, windows_s, stable=False)
 
-    def turn(self, load: Load, seconds: float) -> Measurement:
-        """Measure for about so long, whatever it gives; what others have driven out of the caches since the last turn is fetched before."""
+    def measure_for(self, load: Load, seconds: float) -> Measurement:
+        """Warm up the model, then measure for about this time, whether or not windows agree.
+
+        The warm-up brings the model back into the processor's caches after the turns of others.
+        """
         self._warm_up(load)
-        return self._whatever(load, [seconds / _WINDOWS, seconds, *_LAST_WINDOWS_S])
+        return self._run_without_agreement(load, [seconds / _WINDOWS, seconds, *_LONG_WINDOWS_S])
 
     def _warm_up(self, load: Load) -> float:
-        """Ask a few times, and return the shortest wait, in seconds."""
+        """Send four requests, and return the shortest latency, in seconds."""
         times = []
         with Classifier(self._urls["grpc"], load.model) as classifier:
             batch = classifier.prepare(sample_photographs()[0])[None].repeat(load.batch, 0)
@@ -144,53 +127,53 @@ class Generator:
                 times.append(time.perf_counter() - started)
         return min(times)
 
-    def _whatever(self, load: Load, windows_s: Sequence[float], *, stable: bool = True) -> Measurement:
-        """Three windows that need not agree; longer ones where one of them passed without an answer."""
+    def _run_without_agreement(
+        self, load: Load, windows_s: Sequence[float], *, stable: bool = True
+    ) -> Measurement:
+        """Measure three windows, and longer ones if one of them passed without an answer."""
         for window_s in windows_s:
             with suppress(Unstable):
-                return self._run(load, window_s, agreement=_ANY, stable=stable)
+                return self._run(load, window_s, agreement=_NO_AGREEMENT, stable=stable)
         raise AnalyzerFailed(f"{load}: in {max(windows_s):g} s there was no answer")
 
-    def _run(self, load: Load, window_s: float, agreement: int, *, stable: bool = True) -> Measurement:
+    def _run(
+        self, load: Load, window_s: float, agreement: int, *, stable: bool = True
+    ) -> Measurement:
         table = self._folder / "measured.csv"
         table.unlink(missing_ok=True)
         inputs = self._input_of(load.model, load.batch)
-        batch = 1 if load.model in self._unbatched else load.batch
-        level = ["--request-rate-range", f"{load.rate:g}"] if load.rate else ["--concurrency-range", str(load.concurrency)]
-        memory = ["--shared-memory", "system", "--output-shared-memory-size", str(_OUTPUT_BYTES)] if load.shared_memory else []
-        command = [self._program, "-m", load.model, "-u", self._urls[load.protocol], "-i", load.protocol, "-b", batch, "--async"]
-        command += [*level, *memory, "--input-data", inputs, "-s", agreement, "-r", _TRIALS]
-        command += ["--measurement-interval", round(window_s * 1000), "-f", table]
-        children, own, started = _children_cpu(), time.process_time(), time.perf_counter()
-        done = _run_group([str(part) for part in command], os.environ | self._environment)
-        capacity = (time.perf_counter() - started) * (os.cpu_count() or 1)
-        if not table.exists():
+        counted = 1 if load.model in self._unbatched else load.batch
+        options = _options(load, self._urls[load.protocol], counted, window_s, agreement)
+        command = [str(self._program), *options, "--input-data", str(inputs), "-f", str(table)]
+        before = _Clocks.read()
+        done = _run_group(command, os.environ | self._environment)
+        shares = before.shares(_Clocks.read(), os.cpu_count() or 1)
+        rows = []
+        if table.exists():
+            with table.open(encoding="utf-8", newline="") as file:
+                rows = list(csv.DictReader(file))
+        if not rows:
             raise _failure(done, load)
-        with table.open(encoding="utf-8", newline="") as file:
-            row = next(csv.DictReader(file), None)
-        if row is None:
-            raise _failure(done, load)
-        return Measurement(
-            throughput=float(row["Inferences/Second"]) * load.batch / batch,
-            latency={name: float(row[f"{name} latency"]) / 1000 for name in _PERCENTILES},
-            phases={name: float(row[column]) / 1000 for name, column in _PHASES.items()},
-            stable=stable,
-            generator_cpu=(_children_cpu() - children) / capacity,
-            harness_cpu=(time.process_time() - own) / capacity,
-        )
+        return _measurement(rows[0], load.batch // counted, stable, shares)
 
     def _input_of(self, model: str, batch: int) -> Path:
+        """The file with the photographs, as perf_analyzer reads it."""
         if (model, batch) not in self._inputs:
             with Classifier(self._urls["grpc"], model) as classifier:
                 tensors = [classifier.prepare(path) for path in sample_photographs()]
-                contents: list[dict[str, object]] = [{"b64": base64.b64encode(tensor.tobytes()).decode()} for tensor in tensors]
-                if not classifier.model.max_batch:
-                    self._unbatched.add(model)
-                    shape = [batch, *tensors[0].shape]
-                    contents = [
-                        {"content": {"b64": base64.b64encode(tensor.tobytes() * batch).decode()}, "shape": shape} for tensor in tensors
-                    ]
-                entries = [{classifier.model.input: content} for content in contents]
+                batched = bool(classifier.model.max_batch)
+                name = classifier.model.input
+            if not batched:
+                self._unbatched.add(model)
+            entries = []
+            for tensor in tensors:
+                repeated = 1 if batched else batch
+                content: dict[str, object] = {
+                    "b64": base64.b64encode(tensor.tobytes() * repeated).decode()
+                }
+                if not batched:
+                    content = {"content": content, "shape": [batch, *tensor.shape]}
+                entries.append({name: content})
             path = self._folder / f"{len(self._inputs)}.json"
             path.write_text(json.dumps({"data": entries}), encoding="ascii")
             self._inputs[model, batch] = path
@@ -198,9 +181,15 @@ class Generator:
 
 
 def _run_group(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run a program that must not outlive us: Ctrl-C here ends it there."""
+    """Run a program. If this process is interrupted (Ctrl-C), the program is killed."""
     process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
     )
     try:
         out, err = process.communicate()
@@ -212,15 +201,84 @@ def _run_group(command: list[str], environment: dict[str, str]) -> subprocess.Co
 
 
 def _failure(done: subprocess.CompletedProcess[str], load: Load) -> AnalyzerFailed:
+    """The error for a run of perf_analyzer that wrote no table."""
     if any(sign in done.stderr + done.stdout for sign in _UNSTABLE):
         return Unstable(f"{load}: no three windows in a row agreed")
     if done.returncode < 0:
-        return AnalyzerFailed(f"{load}: perf_analyzer was ended by {signal.Signals(-done.returncode).name}. Run again to go on")
+        name = signal.Signals(-done.returncode).name
+        return AnalyzerFailed(f"{load}: perf_analyzer was ended by {name}. Run again to go on")
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    reason = next((line for line in lines if "error" in line.lower() or "fail" in line.lower()), lines[-1] if lines else "it said nothing")
+    errors = [line for line in lines if "error" in line.lower() or "fail" in line.lower()]
+    reason = "it said nothing"
+    if lines:
+        reason = errors[0] if errors else lines[-1]
     return AnalyzerFailed(f"{load}: perf_analyzer ended with code {done.returncode}: {reason}")
 
 
-def _children_cpu() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+@dataclass(frozen=True)
+class _Clocks:
+    """The clocks of this process, in seconds.
+
+    Attributes:
+        wall: A clock that only goes forward.
+        own: The processor time of this process.
+        children: The processor time of those child processes that have ended.
+    """
+
+    wall: float
+    own: float
+    children: float
+
+    @classmethod
+    def read(cls) -> _Clocks:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return cls(time.perf_counter(), time.process_time(), usage.ru_utime + usage.ru_stime)
+
+    def shares(self, later: _Clocks, cores: int) -> tuple[float, float]:
+        """The shares of all cores that the children and this process used until `later`."""
+        capacity = (later.wall - self.wall) * cores
+        return (later.children - self.children) / capacity, (later.own - self.own) / capacity
+
+
+def _options(load: Load, url: str, counted: int, window_s: float, agreement: int) -> list[str]:
+    """The options of perf_analyzer for a load.
+
+    Args:
+        load: The load.
+        url: The endpoint for the load's protocol.
+        counted: The batch of a request as Triton counts it: 1 for a model without a batch axis.
+        window_s: The length of a window, in seconds.
+        agreement: The percentage by which three windows may differ.
+    """
+    level = ["--concurrency-range", load.concurrency]
+    if load.rate:
+        level = ["--request-rate-range", f"{load.rate:g}"]
+    memory: list[object] = []
+    if load.shared_memory:
+        memory = ["--shared-memory", "system", "--output-shared-memory-size", _OUTPUT_BYTES]
+    target = ["-m", load.model, "-u", url, "-i", load.protocol, "-b", counted, "--async"]
+    milliseconds = round(window_s * 1000)
+    windows = ["-s", agreement, "-r", _MAX_WINDOWS, "--measurement-interval", milliseconds]
+    return [str(part) for part in (*target, *level, *memory, *windows)]
+
+
+def _measurement(
+    row: Mapping[str, str], images: int, stable: bool, shares: tuple[float, float]
+) -> Measurement:
+    """Convert a row of perf_analyzer's table.
+
+    Args:
+        row: The values by column. Times are in microseconds.
+        images: The number of images in each inference that perf_analyzer counts. Without a batch
+            axis, it counts requests.
+        stable: Whether the windows agreed.
+        shares: The shares of all cores that perf_analyzer and this program used.
+    """
+    return Measurement(
+        throughput=float(row["Inferences/Second"]) * images,
+        latency={name: float(row[f"{name} latency"]) / 1000 for name in _PERCENTILES},
+        phases={name: float(row[column]) / 1000 for name, column in _PHASES.items()},
+        stable=stable,
+        generator_cpu=shares[0],
+        harness_cpu=shares[1],
+    )

@@ -1,42 +1,23 @@
-"""What a figure was measured on, and with what."""
+"""The machine and the versions that a result was measured with."""
 
 from __future__ import annotations
 
 import os
 import platform
 import subprocess
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import psutil
+
+from seresnext101_triton.perf.records import Circumstances, Machine
 
 _PACKAGES = ("torch", "onnxruntime", "tensorrt", "tritonclient", "nvidia-pytriton", "numpy")
 
 
-@dataclass(frozen=True)
-class Machine:
-    """A machine, as far as figures depend on it.
-
-    Attributes:
-        cpu: The processor's name.
-        cores: That this process may use.
-        memory_gb: Of the machine.
-        gpu: The first GPU's name, or empty.
-        system: Kernel and C library.
-    """
-
-    cpu: str
-    cores: int
-    memory_gb: float
-    gpu: str
-    system: str
-
-
-def machine() -> Machine:
-    """This machine."""
+def this_machine() -> Machine:
+    """Describe the machine that this program runs on."""
     return Machine(
         cpu=_cpu(),
         cores=len(os.sched_getaffinity(0)),
@@ -46,20 +27,25 @@ def machine() -> Machine:
     )
 
 
-def circumstances(command: str) -> dict[str, Any]:
-    """What every result carries: when, on what, with which versions, from which commit, by which command."""
-    return {
-        "measured": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": command,
-        "commit": _commit(),
-        "machine": asdict(machine()),
-        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
-    }
+def circumstances(command: str) -> Circumstances:
+    """Describe the circumstances of a measurement that begins now.
+
+    Args:
+        command: The command that measures it again.
+    """
+    return Circumstances(
+        measured=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command,
+        commit=_commit(),
+        machine=this_machine(),
+        versions={name: found for name in _PACKAGES if (found := _version(name))},
+    )
 
 
 def _cpu() -> str:
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
 
 
 def _gpu() -> str:

@@ -1,115 +1,121 @@
-"""What a precision is worth on a device: the eager network in FP32, TF32 and FP16 against the FP16 TorchScript that is served, by turns."""
+"""The throughput of the network in each precision that a device has, without a server.
+
+It compares the eager network in FP32, TF32 and FP16 with the FP16 TorchScript that is served.
+"""
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
-from client.decoding import OutputKind
-from export.formats import torchscript
-from export.formats.material import Material
-from export.formats.served import ServedNetwork
-from export.network import Architecture
-from export.reporting import Reporter
-from export.tensorrt.plan import PlanRequest
-from export.weights.seeded import seeded_network
-from server import TRITON_RELEASE
-from server.releases import release
+from seresnext101_triton.client.contract import OutputKind
+from seresnext101_triton.export.formats.torchscript import TorchScript
+from seresnext101_triton.export.material import Material
+from seresnext101_triton.export.precision import FP16
+from seresnext101_triton.export.reporting import Reporter
+from seresnext101_triton.export.served import ServedNetwork
+from seresnext101_triton.export.weights.seeded import seeded_network
+from seresnext101_triton.perf.console import SILENT, Progress
+from seresnext101_triton.perf.eager import architecture_named
+from seresnext101_triton.perf.errors import PerfError
+from seresnext101_triton.perf.records import PrecisionThroughput
+from seresnext101_triton.perf.turns import Turn, take_turns
+from seresnext101_triton.server import TRITON_RELEASE
+from seresnext101_triton.server.releases import release
 
-_WARMUP_RUNS = 3
 _RUNS_PER_TURN = 5
+Run = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Throughput:
-    """One way to run the network at one batch size.
+class PrecisionOptions:
+    """What is measured.
 
     Attributes:
-        images_per_second: Of every turn.
+        architecture: A key of `seresnext101_triton.export.network.ARCHITECTURES`.
+        crop: The side of the images, in pixels.
+        batches: The batch sizes.
+        device: `cpu` or `cuda`.
+        rounds: The number of turns of each precision at each batch size.
     """
 
-    name: str
-    batch: int
-    images_per_second: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        """Over the turns."""
-        return float(np.median(self.images_per_second))
+    architecture: str
+    crop: int
+    batches: Sequence[int]
+    device: str
+    rounds: int
 
 
-def measure(architecture: Architecture, crop: int, batches: Sequence[int], device: str, turns: int) -> list[Throughput]:
-    """Run every way at every batch size, the ways by turns, so that a drifting machine favours none.
+def measure_precision(
+    options: PrecisionOptions, progress: Progress = SILENT
+) -> list[PrecisionThroughput]:
+    """Measure every precision at every batch size. The precisions take turns.
 
-    Weights are seeded: their values do not change how long a convolution takes.
+    The weights are seeded: the time of a convolution does not depend on their values.
 
     Args:
-        architecture: Of the network.
-        crop: Side of the images, in pixels.
-        batches: Batch sizes.
-        device: `cpu` or `cuda`.
-        turns: How often each way has its turn.
+        options: What is measured.
+        progress: It is advanced after each batch size.
+
+    Raises:
+        PerfError: This machine has no such device.
+        UsageError: There is no such architecture.
     """
-    network = ServedNetwork(seeded_network(architecture, 0), OutputKind.PROBABILITIES)
-    ways = _ways(network, crop, device)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise PerfError(
+            "this machine has no NVIDIA GPU, or its PyTorch has no CUDA: `device=cpu` measures here"
+        )
+    seeded = seeded_network(architecture_named(options.architecture), 0)
+    network = ServedNetwork(seeded, OutputKind.PROBABILITIES)
     results = []
-    for batch in batches:
-        images = torch.randn(batch, 3, crop, crop, device=device)
-        rates: dict[str, list[float]] = {name: [] for name in ways}
-        with torch.inference_mode():
-            for run in ways.values():
-                for _ in range(_WARMUP_RUNS):
-                    run(images)
-            for _ in range(turns):
-                for name, run in ways.items():
-                    rates[name].append(batch * _RUNS_PER_TURN / _seconds(run, images))
-        results += [Throughput(name, batch, tuple(found)) for name, found in rates.items()]
+    with _tf32_restored():
+        runs = _runs(network, options.crop, options.device)
+        for batch in options.batches:
+            images = torch.randn(batch, 3, options.crop, options.crop, device=options.device)
+            contestants: dict[str, Turn] = {
+                name: partial(_throughput, run, images) for name, run in runs.items()
+            }
+            rates = take_turns(contestants, options.rounds, warmup_rounds=1).turns
+            results += [
+                PrecisionThroughput(name, batch, list(values)) for name, values in rates.items()
+            ]
+            progress.advance()
     return results
 
 
-def write(results: Sequence[Throughput], device: str, folder: Path) -> Path:
-    """Write the figures with what they were measured on; the file is named after it."""
-    name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-    content: dict[str, Any] = {
-        "measured": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": name,
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "images_per_second": [asdict(result) for result in results],
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"precision-{'-'.join(name.lower().split())}.json"
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    return path
+def device_name(device: str) -> str:
+    """The name of the GPU, or `cpu`."""
+    return torch.cuda.get_device_name() if device == "cuda" else "cpu"
 
 
-def _ways(network: ServedNetwork, crop: int, device: str) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
-    half = network.folded().in_half()
-    example = torch.zeros(2, 3, crop, crop)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        torchscript.export(Material(half, example, 2, release(TRITON_RELEASE), PlanRequest(), folder, Reporter(quiet=True)), folder)
-        script = torch.jit.load(str(folder / "model.pt"), map_location=device)
+def _runs(network: ServedNetwork, crop: int, device: str) -> dict[str, Run]:
     eager, eager_half = (
         each.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         for each in (network, network.folded().in_half())
     )
-    ways: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"eager FP32": _with_tf32(eager, allowed=False)}
+    runs: dict[str, Run] = {"eager FP32": _with_tf32(eager, allowed=False)}
     if device == "cuda":
-        ways["eager TF32"] = _with_tf32(eager, allowed=True)
-    return ways | {"eager FP16": eager_half, "TorchScript FP16": script}
+        runs["eager TF32"] = _with_tf32(eager, allowed=True)
+    script = _torchscript(network.folded().in_half(), crop, device)
+    return runs | {"eager FP16": eager_half, "TorchScript FP16": script}
 
 
-def _with_tf32(network: Callable[[torch.Tensor], torch.Tensor], *, allowed: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+def _torchscript(network: ServedNetwork, crop: int, device: str) -> Run:
+    material = Material(network, FP16, crop, 2, release(TRITON_RELEASE))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        TorchScript().export(material, folder, Reporter(quiet=True))
+        return torch.jit.load(str(folder / "model.pt"), map_location=device)
+
+
+def _with_tf32(network: Run, *, allowed: bool) -> Run:
     def run(images: torch.Tensor) -> torch.Tensor:
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
         return network(images)
@@ -117,15 +123,27 @@ def _with_tf32(network: Callable[[torch.Tensor], torch.Tensor], *, allowed: bool
     return run
 
 
-def _seconds(run: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> float:
-    _wait(images)
-    started = time.perf_counter()
-    for _ in range(_RUNS_PER_TURN):
-        run(images)
-    _wait(images)
-    return time.perf_counter() - started
+@contextmanager
+def _tf32_restored() -> Iterator[None]:
+    backends = torch.backends
+    before = backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32
+    try:
+        yield
+    finally:
+        backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32 = before
 
 
-def _wait(images: torch.Tensor) -> None:
+def _throughput(run: Run, images: torch.Tensor) -> float:
+    """Images per second of some runs."""
+    with torch.inference_mode():
+        _synchronize(images)
+        started = time.perf_counter()
+        for _ in range(_RUNS_PER_TURN):
+            run(images)
+        _synchronize(images)
+        return len(images) * _RUNS_PER_TURN / (time.perf_counter() - started)
+
+
+def _synchronize(images: torch.Tensor) -> None:
     if images.is_cuda:
         torch.cuda.synchronize()

@@ -1,33 +1,43 @@
-"""How fast pictures become tensors, on one core: this client against torchvision's pipeline and NVIDIA's helper, by turns."""
+"""The time to turn JPEG files into tensors on one core.
+
+It compares this client with torchvision and with NVIDIA's helper.
+"""
 
 from __future__ import annotations
 
 import io
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from client.images import Opening, load_image, sample_photographs
-from client.preprocessing import Preprocessing
+from seresnext101_triton.client.contract import Preprocessing
+from seresnext101_triton.client.images import ImageOptions, load_image, sample_photographs
+from seresnext101_triton.perf.turns import Turn, take_turns
 
 SIZES = ((500, 375), (1280, 960), (4000, 3000))
-_PILLOWS_OWN_BLOCKS, _OUR_BLOCKS = 0, 8  # `client.images` has Pillow keep memory; a program without this client does not
+# Blocks of memory that Pillow keeps: its own default, and what the command line of the client sets.
+_PILLOW_BLOCKS, _CLIENT_BLOCKS = 0, 8
 _QUALITY = 90
+Prepare = Callable[[bytes], Any]
 
 
 @dataclass(frozen=True)
 class Speed:
-    """One way to prepare pictures of one size.
+    """One way to prepare images of one size.
 
     Attributes:
-        milliseconds: For one picture, of every turn.
-        equal: Whether its tensors are torchvision's, bit for bit.
+        name: The name of the way.
+        size: Width and height of the images, in pixels.
+        milliseconds: The mean time for one image in every turn.
+        equal: Whether its tensors are equal to torchvision's, bit for bit.
     """
 
     name: str
@@ -37,57 +47,90 @@ class Speed:
 
     @property
     def median(self) -> float:
-        """Over the turns, in milliseconds."""
+        """The median of the turns, in milliseconds."""
         return float(np.median(self.milliseconds))
 
 
-def measure(turns: int) -> list[Speed]:
-    """Prepare the sample photographs as JPEGs of each size, decoding included.
+def measure_preprocessing(turns: int) -> list[Speed]:
+    """Prepare the sample photographs as JPEG files of each size, decoding included.
 
     Args:
-        turns: How often each way has its turn at each size.
+        turns: The number of turns of each way at each size.
     """
-    torch.set_num_threads(1)
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     ways = _ways()
-    results = []
-    for size in SIZES:
-        files = [_jpeg(load_image(path), size) for path in sample_photographs()]
-        reference = [ways["torchvision"](file) for file in files]
-        times: dict[str, list[float]] = {name: [] for name in ways}
-        for turn in range(turns + 1):
-            for name, prepare in ways.items():
-                Image.core.set_blocks_max(_OUR_BLOCKS if name.startswith("client") else _PILLOWS_OWN_BLOCKS)  # type: ignore[attr-defined]
-                prepare(files[-1])  # every turn begins warm: setting the blocks has just given all of them back
-                started = time.perf_counter()
-                for file in files:
-                    prepare(file)
-                if turn:  # the first warms up
-                    times[name].append((time.perf_counter() - started) / len(files) * 1e3)
-        for name, prepare in ways.items():
-            equal = all(np.array_equal(prepare(file), tensor) for file, tensor in zip(files, reference, strict=True))
-            results.append(Speed(name, size, tuple(times[name]), equal))
-    return results
+    with _one_core():
+        return [speed for size in SIZES for speed in _measure(ways, size, turns)]
 
 
-def _ways() -> dict[str, Callable[[bytes], Any]]:
+def _measure(ways: dict[str, Prepare], size: tuple[int, int], turns: int) -> list[Speed]:
+    files = [_jpeg(load_image(path), size) for path in sample_photographs()]
+    reference = [ways["torchvision"](file) for file in files]
+    contestants: dict[str, Turn] = {
+        name: partial(_milliseconds, prepare, files, _blocks(name))
+        for name, prepare in ways.items()
+    }
+    times = take_turns(contestants, turns, warmup_rounds=1).turns
+    pairs = list(zip(files, reference, strict=True))
+    equal = {
+        name: all(np.array_equal(prepare(file), tensor) for file, tensor in pairs)
+        for name, prepare in ways.items()
+    }
+    return [Speed(name, size, tuple(times[name]), equal[name]) for name in ways]
+
+
+def _milliseconds(prepare: Prepare, files: list[bytes], blocks: int) -> float:
+    """The mean time to prepare one of these files, in milliseconds."""
+    Image.core.set_blocks_max(blocks)  # type: ignore[attr-defined]
+    prepare(files[-1])  # setting the blocks released all of them, so the first image is slower
+    started = time.perf_counter()
+    for file in files:
+        prepare(file)
+    return (time.perf_counter() - started) / len(files) * 1e3
+
+
+def _blocks(name: str) -> int:
+    return _CLIENT_BLOCKS if name.startswith("client") else _PILLOW_BLOCKS
+
+
+@contextmanager
+def _one_core() -> Iterator[None]:
+    """Keep this thread on one core, and restore afterwards what a measurement changes."""
+    cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    blocks = Image.core.get_blocks_max()  # type: ignore[attr-defined]
+    torch.set_num_threads(1)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+        torch.set_num_threads(threads)
+        Image.core.set_blocks_max(blocks)  # type: ignore[attr-defined]
+
+
+def _ways() -> dict[str, Prepare]:
     contract = Preprocessing()
     transforms, _ = import_torchvision()
-    geometry = [transforms.Resize(contract.resize), transforms.CenterCrop(contract.crop), transforms.ToTensor()]
-    whole = transforms.Compose([*geometry, transforms.Normalize(contract.mean, contract.std)])
-    part = transforms.Compose(geometry)
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (contract.mean, contract.std))
+    geometry = [
+        transforms.Resize(contract.resize),
+        transforms.CenterCrop(contract.crop),
+        transforms.ToTensor(),
+    ]
+    normalize = transforms.Normalize(contract.mean, contract.std)
+    torchvision = transforms.Compose([*geometry, normalize])
+    resized = transforms.Compose(geometry)
+    mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in (contract.mean, contract.std))
 
     def nvidia(file: bytes) -> torch.Tensor:
-        """The steps of `nvidia_convnets_processing_utils().prepare_input_from_uri`, without its download."""
-        tensor = part(Image.open(io.BytesIO(file))).unsqueeze(0)
+        """`nvidia_convnets_processing_utils().prepare_input_from_uri` without its download."""
+        tensor = resized(Image.open(io.BytesIO(file))).unsqueeze(0)
         return ((tensor.float() - mean) / std)[0]
 
+    draft = ImageOptions(draft=contract.resize)
     return {
-        "torchvision": lambda file: whole(Image.open(io.BytesIO(file)).convert("RGB")),
+        "torchvision": lambda file: torchvision(Image.open(io.BytesIO(file)).convert("RGB")),
         "NVIDIA's helper": nvidia,
         "client": lambda file: contract(load_image(file)),
-        "client, draft": lambda file: contract(load_image(file, Opening(draft=contract.resize))),
+        "client, draft": lambda file: contract(load_image(file, draft)),
     }
 
 
@@ -98,9 +141,13 @@ def _jpeg(image: Image.Image, size: tuple[int, int]) -> bytes:
 
 
 def import_torchvision() -> tuple[Any, Any]:
-    """Its transforms and its interpolation modes.
+    """Import torchvision beside a CPU build of torch.
 
-    Beside a CPU-only torch, torchvision stops at registering fake kernels for operators that build does not have.
+    There, torchvision fails to register fake kernels for operators that this build does not have.
+    While it is imported, such a failure is ignored.
+
+    Returns:
+        The modules `torchvision.transforms` and the class `InterpolationMode`.
     """
     register = torch.library.register_fake
 

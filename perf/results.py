@@ -1,46 +1,58 @@
-"""Results on disk: JSON lines of one schema, added to as they are measured, and CSV for spreadsheets."""
+"""Files of results: one record in each line, as JSON, and a CSV table for spreadsheets."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from perf.errors import ResultsError
+from pydantic import TypeAdapter, ValidationError
 
-SCHEMA = 1
-Record = dict[str, Any]  # schema, kind (point, comparison, tuning), and what perf.machine.circumstances gives
+from seresnext101_triton.perf.errors import ResultsError
+from seresnext101_triton.perf.records import RECORD_TYPES, SCHEMA, Circumstances, Record
+
+_Stored = TypeVar("_Stored", bound=Circumstances)
+_ADAPTERS: dict[str, TypeAdapter[Record]] = {
+    name: TypeAdapter(each) for name, each in RECORD_TYPES.items()
+}
 
 
-def append(path: Path, kind: str, record: Record) -> Record:
-    """Add one result, durably as a whole line, and return it as it is stored.
+def append(path: Path, record: _Stored) -> _Stored:
+    """Add one record to a file as a whole line, and return the record.
 
     Raises:
-        ResultsError: The file cannot be written; what it holds is whole.
+        ResultsError: The file cannot be written. All earlier lines are complete.
     """
-    stored = {"schema": SCHEMA, "kind": kind, **record}
-    line = json.dumps(stored, ensure_ascii=False) + "\n"
+    line = (json.dumps(record.document(), ensure_ascii=False) + "\n").encode()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         whole = path.read_bytes().rpartition(b"\n") if path.exists() else (b"", b"", b"")
-        before = len(whole[0]) + len(whole[1])  # without a line that a kill cut off
-        with path.open("ab") as file:
+        before = len(whole[0]) + len(whole[1])  # without a last line that a kill cut off
+        # The file has no buffer: what a buffer could not write, it would write again on `truncate`.
+        with path.open("ab", buffering=0) as file:
             try:
                 file.truncate(before)
-                file.write(line.encode())
-                file.flush()
+                while line:
+                    line = line[file.write(line) :]
             except OSError:
                 file.truncate(before)
                 raise
     except OSError as error:
-        raise ResultsError(f"{path} cannot be written: {error.strerror}. What it holds is whole; run again to go on") from None
-    return stored
+        raise ResultsError(
+            f"{path} cannot be written: {error.strerror}. What it holds is whole; "
+            "run again to go on"
+        ) from None
+    return record
 
 
 def read(path: Path) -> list[Record]:
-    """All results of a file; none where there is no file. A last line that a kill cut off is left out.
+    """Read all records of a file.
+
+    Returns:
+        The records in their order; none if the file does not exist. A last line that a kill cut
+        off is left out.
 
     Raises:
         ResultsError: The file holds something else, or results of another schema.
@@ -48,37 +60,61 @@ def read(path: Path) -> list[Record]:
     if not path.exists():
         return []
     try:
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-        if all(record["schema"] == SCHEMA for record in records):
-            return records
+        # Bytes, because a kill can cut a character in two, and text has other line breaks too.
+        *lines, _cut = path.read_bytes().split(b"\n")
     except OSError as error:
         raise ResultsError(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        documents = [json.loads(line) for line in lines]
+        kinds = [RECORD_TYPES[document["kind"]] for document in documents]
+        current = all(document["schema"] == SCHEMA for document in documents)
     except (ValueError, KeyError, TypeError):
-        pass
-    raise ResultsError(f"{path} does not hold results of schema {SCHEMA}: name another file with --results")
+        current = False
+    if not current:
+        raise ResultsError(
+            f"{path} does not hold results of schema {SCHEMA}: name another file with `results`"
+        )
+    return [_record(path, kind, document) for kind, document in zip(kinds, documents, strict=True)]
 
 
-def write_csv(records: Sequence[Record], path: Path) -> None:
-    """The measured points as a table.
+def _record(path: Path, kind: type[Record], document: dict[str, Any]) -> Record:
+    try:
+        return _ADAPTERS[kind.kind].validate_python(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
+        raise ResultsError(
+            f"{path} holds a {kind.title} that cannot be read ({reason}): "
+            f"{'sweep' if kind.kind == 'point' else 'measure'} into another file"
+        ) from None
+
+
+def write_csv(documents: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write the measured points as a table, with a column for each value that any point has.
+
+    Args:
+        documents: Records as `Circumstances.document` gives them. Other kinds are left out.
+        path: The file to write. It is not written if there are no points.
 
     Raises:
-        ResultsError: It cannot be written.
+        ResultsError: The file cannot be written.
     """
-    points = [_flat(record) for record in records if record["kind"] == "point"]
+    points = [_flat(document) for document in documents if document["kind"] == "point"]
     if not points:
         return
+    columns = list(dict.fromkeys(name for point in points for name in point))
     try:
         with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(name for point in points for name in point)))
+            writer = csv.DictWriter(file, fieldnames=columns)
             writer.writeheader()
             writer.writerows(points)
     except OSError as error:
         raise ResultsError(f"{path} cannot be written: {error.strerror}") from None
 
 
-def _flat(record: Record, prefix: str = "") -> Record:
-    flat: Record = {}
-    for name, value in record.items():
+def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in document.items():
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{name}.")
         else:

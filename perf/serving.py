@@ -1,4 +1,4 @@
-"""The server that is measured: one that we start on a repository, or one that runs already."""
+"""The server that is measured: one that perf starts on a repository, or one that already runs."""
 
 from __future__ import annotations
 
@@ -8,30 +8,31 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import tritonclient.grpc as triton
 from google.protobuf import text_format
 from tritonclient.utils import InferenceServerException
 
-from client.connection import Connection
-from client.errors import ServerUnreachable
-from perf.errors import PerfError
-from server.launcher import Ports, Server
+from seresnext101_triton.client.connection import Connection
+from seresnext101_triton.client.errors import ServerUnreachable
+from seresnext101_triton.perf.errors import PerfError
+from seresnext101_triton.perf.records import ModelDescription, ServerUsage
+from seresnext101_triton.server.launcher import Ports, Server
 
 _MEBIBYTE = 2**20
 
 
 @dataclass(frozen=True)
 class Counters:
-    """What a server has done for a model so far, and what that took.
+    """The counters of a server for one model.
 
     Attributes:
-        images: Inferred.
-        runs: Of the model; with dynamic batching fewer than requests.
-        cpu_s: Of the server and its stubs; None for a server that is not ours.
-        at: Of the monotonic clock.
+        images: The number of images that the model computed.
+        runs: The number of its runs. With dynamic batching, there are fewer runs than requests.
+        cpu_s: The processor time of the server and its stubs, in seconds. None for a server that
+            perf did not start.
+        at: The time of the monotonic clock, in seconds.
     """
 
     images: int
@@ -40,95 +41,129 @@ class Counters:
     at: float
 
 
-class Subject:
-    """A server whose models can be measured."""
+class MeasuredServer:
+    """A running server whose models can be measured.
 
-    def __init__(self, url: str, http_url: str, root: psutil.Process | None) -> None:
+    Args:
+        url: `host:port` of its gRPC endpoint.
+        http_url: `host:port` of its HTTP endpoint; may be empty.
+        process: Its process. None for a server that perf did not start.
+    """
+
+    def __init__(self, url: str, http_url: str, process: psutil.Process | None) -> None:
         self.url = url
         self.http_url = http_url
-        self._root = root
+        self._process = process
 
     def models(self) -> list[str]:
-        """That are ready."""
+        """The names of the models that are ready."""
         with Connection(self.url) as connection:
             return connection.ready_models()
 
-    def facts(self, model: str) -> dict[str, Any]:
-        """Name, version, weights and config of a model, as the server has them.
+    def describe(self, model: str) -> ModelDescription:
+        """Ask the server for the version, the weights and the config of a model.
 
         Raises:
-            ClientError: It is not served.
+            ClientError: The server does not serve it.
         """
         with Connection(self.url) as connection:
             served = connection.describe(model)
             config = connection.config(model)
-        return {
-            "name": served.name,
-            "version": served.version,
-            "platform": config.platform or config.backend,
-            "weights": "seeded" if served.untrained else "trained",
-            "config": text_format.MessageToString(config, as_one_line=True),
-        }
+        return ModelDescription(
+            name=served.name,
+            version=served.version,
+            platform=config.platform or config.backend,
+            weights="seeded" if served.untrained else "trained",
+            config=text_format.MessageToString(config, as_one_line=True),
+        )
 
     def counters(self, model: str) -> Counters:
-        """As they stand now.
+        """Read the counters of a model.
 
         Raises:
-            ServerUnreachable: The server went.
+            ServerUnreachable: The server has ended.
         """
         try:
             with triton.InferenceServerClient(self.url) as client:
                 statistics = client.get_inference_statistics(model).model_stats[0]
         except InferenceServerException as error:
-            raise ServerUnreachable(f"the server at {self.url} no longer says what it did: {error.message()}. Run again to go on") from None
-        return Counters(statistics.inference_count, statistics.execution_count, self._cpu_s(), time.monotonic())
+            raise ServerUnreachable(
+                f"the server at {self.url} no longer says what it did: {error.message()}. "
+                "Run again to go on"
+            ) from None
+        return Counters(
+            statistics.inference_count, statistics.execution_count, self._cpu_s(), time.monotonic()
+        )
 
-    def used(self, before: Counters, after: Counters) -> dict[str, float | None]:
-        """What happened in between: the mean batch that was formed, cores in use, and memory now, in MiB."""
-        cores = None if before.cpu_s is None or after.cpu_s is None else (after.cpu_s - before.cpu_s) / (after.at - before.at)
+    def usage(self, before: Counters, after: Counters) -> ServerUsage:
+        """The mean batch and the cores in use between two readings, and the memory now."""
+        cores = None
+        if before.cpu_s is not None and after.cpu_s is not None:
+            cores = (after.cpu_s - before.cpu_s) / (after.at - before.at)
         runs = after.runs - before.runs
-        return {"mean_batch": (after.images - before.images) / runs if runs else None, "cores": cores, "memory_mib": self._memory_mib()}
+        mean_batch = (after.images - before.images) / runs if runs else None
+        return ServerUsage(mean_batch, cores, self._memory_mib())
 
     def memory_of(self, model: str) -> float:
-        """What the processes of one model's instances hold, in MiB; shared pages count in part."""
-        instance = re.compile(rf"{re.escape(model)}_\d+(_\d+)*$")  # as Triton calls it, on its stub's command line
-        stubs = [each for each in self._family() if any(map(instance.match, each.cmdline()))]
+        """The memory of the processes of one model's instances, in MiB.
+
+        A page that several processes share counts in part for each of them.
+        """
+        # Triton writes the name of the instance on the command line of its stub.
+        instance = re.compile(rf"{re.escape(model)}_\d+(_\d+)*$")
+        stubs = [each for each in self._processes() if any(map(instance.match, each.cmdline()))]
         return sum(each.memory_full_info().pss for each in stubs) / _MEBIBYTE
 
     def _cpu_s(self) -> float | None:
-        return sum(times.user + times.system for times in (each.cpu_times() for each in self._family())) if self._root else None
+        if self._process is None:
+            return None
+        times = [each.cpu_times() for each in self._processes()]
+        return float(sum(each.user + each.system for each in times))
 
     def _memory_mib(self) -> float | None:
-        """Proportional, since the stubs share pages with each other."""
-        return sum(each.memory_full_info().pss for each in self._family()) / _MEBIBYTE if self._root else None
+        if self._process is None:
+            return None
+        return float(sum(each.memory_full_info().pss for each in self._processes())) / _MEBIBYTE
 
-    def _family(self) -> list[psutil.Process]:
-        assert self._root is not None
-        return [self._root, *self._root.children(recursive=True)]
+    def _processes(self) -> list[psutil.Process]:
+        assert self._process is not None
+        return [self._process, *self._process.children(recursive=True)]
 
 
 @contextmanager
-def serving(repository: Path, models: Sequence[str], url: str = "", http_url: str = "", *, control: bool = False) -> Iterator[Subject]:
-    """A server to measure.
+def serving(
+    repository: Path,
+    models: Sequence[str],
+    url: str = "",
+    http_url: str = "",
+    *,
+    control: bool = False,
+) -> Iterator[MeasuredServer]:
+    """Start a server on a repository, or use one that already runs.
 
     Args:
-        repository: Whose models to serve, where there is no `url`.
-        models: That will be measured; all where none is named.
-        url: `host:port` of the gRPC endpoint of a server that runs already.
-        http_url: Its HTTP endpoint, where that is to be measured.
-        control: Whether models are to be loaded anew.
+        repository: The model repository; not used if there is a `url`.
+        models: The models to measure; all of them if the list is empty.
+        url: `host:port` of the gRPC endpoint of a server that already runs.
+        http_url: `host:port` of its HTTP endpoint, for loads over HTTP.
+        control: Whether clients may load models with another config.
 
     Raises:
         ServerError: The repository cannot be served.
-        PerfError: The server that runs lacks one of the models.
+        PerfError: The server that already runs does not serve one of the models.
         ClientError: It does not answer.
     """
     if url:
-        subject = Subject(url, http_url, None)
-        if missing := set(models) - set(subject.models()):
-            raise PerfError(f"the server at {url} does not serve {', '.join(sorted(missing))}: choose from {', '.join(subject.models())}")
-        yield subject
+        measured = MeasuredServer(url, http_url, None)
+        ready = measured.models()
+        if missing := set(models) - set(ready):
+            raise PerfError(
+                f"the server at {url} does not serve {', '.join(sorted(missing))}: "
+                f"choose from {', '.join(ready)}"
+            )
+        yield measured
         return
     with Server(repository, ports=Ports(0, 0, 0), only=models, control=control) as server:
         host = server.url.rpartition(":")[0]
-        yield Subject(server.url, f"{host}:{server.ports.http}", psutil.Process(server.pid))
+        process = psutil.Process(server.pid)
+        yield MeasuredServer(server.url, f"{host}:{server.ports.http}", process)

@@ -1,7 +1,13 @@
-"""A real tritonserver on this machine: the runtimes that run artifacts, the backends that serve them, and the launcher."""
+"""Serves a model repository with a real tritonserver on this machine.
 
-# The oldest release of NVIDIA's image with all security fixes known when this was written (product security bulletin 5875).
+In `seresnext101_triton.server`, the package `runtimes` runs artifacts, the package `backends` makes
+Triton use these runtimes, and the module `launcher` starts and ends a tritonserver.
+"""
+
+# The oldest release of NVIDIA's image with all known security fixes (product security bulletin
+# 5875) when this line was written.
 TRITON_RELEASE = "26.07"
 
-# Where ONNX Runtime's TensorRT provider keeps the engines it builds, inside NVIDIA's image; `python -m server --ngc` keeps it in a volume.
+# The folder inside NVIDIA's image in which ONNX Runtime's TensorRT provider keeps its engines.
+# `python -m server --ngc` mounts a volume there.
 ENGINE_CACHE = "/var/cache/onnxruntime-tensorrt"

@@ -2,7 +2,7 @@
 
 import sys
 
-from server.cli import main
+from seresnext101_triton.server.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

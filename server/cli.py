@@ -13,11 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from server import TRITON_RELEASE
-from server.errors import InstallationError, ServerError
+from seresnext101_triton import add_version, as_typed
+from seresnext101_triton.client.errors import ToolkitError
+from seresnext101_triton.client.output import flags_of, report
+from seresnext101_triton.server import TRITON_RELEASE
+from seresnext101_triton.server.errors import InstallationError, ServerError
 
 if TYPE_CHECKING:
-    from server.launcher import Server
+    from seresnext101_triton.server.launcher import Server
 
 _EPILOG = """\
 examples:
@@ -40,42 +43,99 @@ exit codes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     try:
         return _serve_in_docker(options) if options.ngc else _serve(options)
-    except ServerError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    except ToolkitError as error:
+        return report(error, flags_of(parser))
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) < 1 << 16):
+        raise argparse.ArgumentTypeError(f"a port is a number of 0 to 65535, not {text!r}")
+    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m server",
-        description="Start a real tritonserver on a model repository: the one on PATH, else the one of the nvidia-pytriton wheel.",
-        epilog=_EPILOG,
+        prog=as_typed("python -m server"),
+        description="Start a tritonserver on a model repository: the one on PATH, or else the one "
+        "of the nvidia-pytriton wheel.",
+        epilog=as_typed(_EPILOG),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--repository", type=Path, default=Path("model_repository"), metavar="DIR", help="default: model_repository")
-    parser.add_argument("--model", action="append", default=[], metavar="NAME", help="serve only this one; may be repeated")
-    parser.add_argument("--grpc-port", type=int, default=8001, metavar="PORT", help="default: 8001; 0 for a free one")
-    parser.add_argument("--http-port", type=int, default=8000, metavar="PORT", help="default: 8000; 0 for a free one")
-    parser.add_argument("--metrics-port", type=int, default=8002, metavar="PORT", help="default: 8002; 0 for a free one")
+    add_version(parser)
+    parser.add_argument(
+        "--repository",
+        type=Path,
+        default=Path("model_repository"),
+        metavar="DIR",
+        help="default: model_repository",
+    )
+    parser.add_argument(
+        "--model",
+        dest="only",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="serve only this model; may be given several times",
+    )
+    parser.add_argument(
+        "--grpc-port",
+        type=_port,
+        default=8001,
+        metavar="PORT",
+        help="default: 8001; 0 means a free port",
+    )
+    parser.add_argument(
+        "--http-port",
+        type=_port,
+        default=8000,
+        metavar="PORT",
+        help="default: 8000; 0 means a free port",
+    )
+    parser.add_argument(
+        "--metrics-port",
+        type=_port,
+        default=8002,
+        metavar="PORT",
+        help="default: 8002; 0 means a free port",
+    )
     parser.add_argument(
         "--address",
         default="127.0.0.1",
-        help="the interface to listen on (default: 127.0.0.1). The embedded server is of 24.10 and lacks later security fixes: "
-        "serve others with --ngc",
+        help="the interface to listen on (default: 127.0.0.1). The embedded server is of release "
+        "24.10 and lacks later security fixes: use --ngc to serve other machines",
     )
-    parser.add_argument("--control", action="store_true", help="let clients load, reload and unload models")
-    parser.add_argument("--verbose", action="store_true", help="show the server's whole log, not just its errors")
-    parser.add_argument("--ngc", action="store_true", help="print and run the `docker run` line of NVIDIA's image instead")
-    parser.add_argument("--release", default=TRITON_RELEASE, metavar="YY.MM", help=f"of that image (default: {TRITON_RELEASE})")
-    parser.add_argument("command", nargs="*", metavar="COMMAND", help="after --: run this against the server, then stop")
+    parser.add_argument(
+        "--control", action="store_true", help="let clients load, reload and unload models"
+    )
+    parser.add_argument(
+        "--verbose", action="store_true", help="print the server's whole log, not only its errors"
+    )
+    parser.add_argument(
+        "--ngc",
+        action="store_true",
+        help="print and run the `docker run` line of NVIDIA's image instead",
+    )
+    parser.add_argument(
+        "--release",
+        default=TRITON_RELEASE,
+        metavar="YY.MM",
+        help=f"the release of that image (default: {TRITON_RELEASE})",
+    )
+    parser.add_argument(
+        "command",
+        nargs="*",
+        metavar="COMMAND",
+        help="after --: a command to run against the server, which then stops",
+    )
     return parser
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from server.launcher import Ports, Server
+    from seresnext101_triton.server.launcher import Ports, Server
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     ports = Ports(options.grpc_port, options.http_port, options.metrics_port)
@@ -84,7 +144,7 @@ def _serve(options: argparse.Namespace) -> int:
         ports=ports,
         address=options.address,
         verbose=options.verbose,
-        only=options.model,
+        only=options.only,
         control=options.control,
     )
     try:
@@ -104,32 +164,41 @@ def _announce(server: Server) -> None:
     for model in server.models:
         _say(f"  {model.name} version {model.version}: ready")
     host = server.url.rpartition(":")[0]
-    _say(f"gRPC {server.url} · HTTP {host}:{server.ports.http} · metrics http://{host}:{server.ports.metrics}/metrics")
+    _say(
+        f"gRPC {server.url} · HTTP {host}:{server.ports.http} · metrics http://{host}:{server.ports.metrics}/metrics"
+    )
 
 
 def _run(command: Sequence[str], server: Server) -> int:
-    from client.classifier import URL_VARIABLE
+    from seresnext101_triton.client.classifier import URL_VARIABLE
 
+    # The command `seresnext101` is found without an activated environment too.
+    path = f"{os.environ.get('PATH', os.defpath)}:{Path(sys.executable).parent}"
+    environment = os.environ | {URL_VARIABLE: server.url, "PATH": path}
     try:
-        return subprocess.run(command, env=os.environ | {URL_VARIABLE: server.url}).returncode
+        return subprocess.run(command, env=environment).returncode
     except OSError as error:
         raise ServerError(f"cannot run {command[0]}: {error.strerror}") from None
 
 
 def _serve_in_docker(options: argparse.Namespace) -> int:
-    from server.launcher import Ports
-    from server.ngc import docker_command
+    from seresnext101_triton.server.launcher import Ports
+    from seresnext101_triton.server.ngc import docker_command
 
     ports = Ports(options.grpc_port, options.http_port, options.metrics_port)
-    command = docker_command(options.repository, ports, options.address, options.release, options.model)
+    command = docker_command(
+        options.repository, ports, options.address, options.release, options.only
+    )
     _say(shlex.join(command))
     if not shutil.which("docker"):
-        raise InstallationError("docker is not installed: run the line above on a machine that has it")
+        raise InstallationError(
+            "docker is not installed: run the line above on a machine that has it"
+        )
     return subprocess.run(command).returncode
 
 
 def _say(line: str) -> None:
     try:
         print(line, flush=True)
-    except BrokenPipeError:  # nobody reads any more, which is no reason to end a server
+    except BrokenPipeError:  # a closed standard output is no reason to end the server
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,42 +1,87 @@
-"""How many threads one run of a model can use here: the processor's cores, within what a container may have of them."""
+"""Counts the processor cores that this process can use, within the limits of its container."""
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-_SYSTEM = Path("/sys")
+# More threads than any machine that serves this network can use. Without a limit, a typing error
+# would start any number of threads.
+MOST_THREADS = 1024
+_ROOT = Path("/")
+_VERSION_1_MOUNTS = ("cpu", "cpu,cpuacct", "cpuacct,cpu")
 
 
-def usable_cores(system: Path = _SYSTEM) -> int:
-    """Physical cores that this process may run on, and no more than the container's CPU quota pays for; 1 at least.
+def usable_cores(root: Path = _ROOT) -> int:
+    """Physical cores that this process may use, at least 1.
 
-    Two threads of one core share its multipliers, so that a second one gains nothing here; and threads beyond the quota are stopped
-    together with the others for the rest of each period.
+    The result is limited by the processors on which the process may run and by the CPU quota of its
+    control groups. Two threads on one core share its arithmetic units, so that a second one gains
+    nothing here. The kernel stops all threads for the rest of a period once the quota is used up.
 
     Args:
-        system: Where the kernel's sysfs is.
+        root: The folder that holds `sys` and `proc` of the kernel.
     """
-    cores = {_core(system / f"devices/system/cpu/cpu{cpu}/topology", cpu) for cpu in os.sched_getaffinity(0)}
-    return max(1, min(len(cores), int(_quota(system / "fs/cgroup"))))
+    cores = {
+        _core(root / f"sys/devices/system/cpu/cpu{cpu}/topology", cpu)
+        for cpu in os.sched_getaffinity(0)
+    }
+    return max(1, math.floor(min(len(cores), _quota(root))))
 
 
-def _core(topology: Path, cpu: int) -> tuple[str, str]:
-    """What tells one physical core from another; the logical one's number where the kernel does not say."""
+def _core(topology: Path, cpu: int) -> str:
+    """A name of the physical core of a logical processor.
+
+    It is the list of the core's logical processors, or the processor's own number if the kernel
+    does not give the list.
+    """
     try:
-        return (topology / "physical_package_id").read_text().strip(), (topology / "core_id").read_text().strip()
+        return (topology / "thread_siblings_list").read_text().strip()
     except OSError:
-        return "", str(cpu)
+        return str(cpu)
 
 
-def _quota(cgroup: Path) -> float:
-    """CPU time per time, as cgroup v2 or v1 limits it; infinite where neither does. In a container these files are its own."""
+def _quota(root: Path) -> float:
+    """The smallest quota of the process's control groups, in processors; infinite without one."""
+    return min((_limit(folder) for folder in _groups(root)), default=math.inf)
+
+
+def _groups(root: Path) -> Iterator[Path]:
+    """Folders of the control groups that limit this process, in versions 1 and 2.
+
+    They are the process's own group and the groups around it. In a container, the mount shows the
+    container's groups only, while `proc/self/cgroup` may name a path outside of it. Then only the
+    top of the mount is used.
+    """
+    mount = root / "sys/fs/cgroup"
     try:
-        quota, period = (cgroup / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            quota = (cgroup / "cpu/cpu.cfs_quota_us").read_text().strip()
-            period = (cgroup / "cpu/cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return 1e9
-    return 1e9 if quota in ("max", "-1") else int(quota) / int(period)
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    fields = [line.split(":", 2) for line in lines if line.count(":") >= 2]
+    paths = {controllers: path.strip("/") for _, controllers, path in fields}
+    version_1 = [mount / name for name in _VERSION_1_MOUNTS]
+    for controllers, tops in (("", [mount, mount / "unified"]), ("cpu", version_1)):
+        path = next((path for names, path in paths.items() if controllers in names.split(",")), "")
+        path = "" if ".." in path.split("/") else path
+        for top in tops:
+            group = top / path
+            yield from (group, *(parent for parent in group.parents if parent.is_relative_to(top)))
+
+
+def _limit(group: Path) -> float:
+    """One group's quota in processors; infinite if the group has none.
+
+    It is in `cpu.max` (version 2) or in `cpu.cfs_quota_us` (version 1).
+    """
+    try:
+        if (group / "cpu.max").exists():
+            quota, period = (group / "cpu.max").read_text().split()
+        else:
+            quota = (group / "cpu.cfs_quota_us").read_text().strip()
+            period = (group / "cpu.cfs_period_us").read_text().strip()
+        return int(quota) / int(period) if quota not in ("max", "-1") else math.inf
+    except (OSError, ValueError, ZeroDivisionError):
+        return math.inf

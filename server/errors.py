@@ -1,35 +1,37 @@
-"""What can go wrong when artifacts are run or a server is started."""
+"""The errors of running artifacts and of starting a server."""
 
 from __future__ import annotations
 
+from seresnext101_triton.client.errors import ToolkitError
 
-class ServerError(Exception):
-    """Anything the server room reports to a person. `exit_code` is what the command line ends with."""
 
-    exit_code = 1
+class ServerError(ToolkitError):
+    """The base class of the errors of `server`."""
 
 
 class ArtifactError(ServerError):
-    """An artifact cannot be loaded or run by its runtime."""
+    """A runtime cannot load or run an artifact. The exit code is EX_DATAERR of sysexits.h."""
+
+    exit_code = 65
 
 
 class InstallationError(ServerError):
-    """No tritonserver can run here. The exit code is EX_UNAVAILABLE of sysexits.h."""
+    """No tritonserver can run on this machine. The exit code is EX_UNAVAILABLE of sysexits.h."""
 
     exit_code = 69
 
 
-class RepositoryError(ServerError):
-    """The model repository holds nothing that can be served."""
+class NothingToServe(ServerError):
+    """The model repository does not exist, or holds no model that can be served."""
 
 
 class PortInUse(ServerError):
-    """Another process listens on a port that was asked for."""
+    """The server cannot listen on a requested port, for example because another process does."""
 
 
 class LoadError(ServerError):
-    """The server started, but a model could not be loaded."""
+    """The server started, but could not load a model."""
 
 
 class ReleaseError(ServerError):
-    """A release of tritonserver is not known, or cannot load an artifact."""
+    """A release of tritonserver is unknown, or cannot load an artifact."""

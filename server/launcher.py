@@ -1,8 +1,9 @@
-"""Starts a tritonserver on a model repository, waits until every model answers, and ends it again."""
+"""Starts a tritonserver for a model repository, waits until it is ready, and ends it."""
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 import signal
@@ -17,11 +18,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.connection import Connection, ModelState
-from client.transport import Link
-from server import installation
-from server.backends import REPOSITORY_VARIABLE
-from server.errors import LoadError, PortInUse, RepositoryError, ServerError
+from seresnext101_triton.client.connection import Connection
+from seresnext101_triton.client.served import ModelState
+from seresnext101_triton.client.transport import TransportOptions
+from seresnext101_triton.server import installation
+from seresnext101_triton.server.backends import REPOSITORY_VARIABLE
+from seresnext101_triton.server.errors import LoadError, NothingToServe, PortInUse, ServerError
 
 LOCALHOST = "127.0.0.1"
 LOAD_TIMEOUT_S = 600.0
@@ -36,19 +38,31 @@ _SEVERE = re.compile(r"^[EF]\d{4} ")
 
 @dataclass(frozen=True)
 class Ports:
-    """Where the three endpoints listen; 0 asks for a free one."""
+    """The ports of the three endpoints. 0 means a free port.
+
+    Attributes:
+        grpc: Port for gRPC.
+        http: Port for HTTP.
+        metrics: Port for metrics.
+    """
 
     grpc: int = 8001
     http: int = 8000
     metrics: int = 8002
 
     def resolve(self, address: str) -> Ports:
-        """These ports, with every 0 replaced by a free one.
+        """These ports with a free port in place of each 0.
+
+        Args:
+            address: The interface to listen on.
 
         Raises:
-            PortInUse: A port that was asked for by number is taken.
+            PortInUse: Another process listens on a requested port.
         """
         taken: list[socket.socket] = []
+        asked = [port for port in vars(self).values() if port]
+        if len(set(asked)) < len(asked):
+            raise PortInUse(f"each endpoint needs a port of its own, and not {asked}")
         try:
             for name, port in vars(self).items():
                 candidate = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
@@ -56,59 +70,80 @@ class Ports:
                 candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
                     candidate.bind((address, port))
-                except OSError as error:
-                    raise PortInUse(
-                        f"cannot listen on {address}:{port} ({error.strerror}): another server may be running. "
-                        f"Choose another with --{name}-port, or a free one with --{name}-port 0"
-                    ) from None
+                except (OSError, OverflowError) as error:
+                    raise PortInUse(_why_not(error, address, name, port)) from None
             return Ports(*(candidate.getsockname()[1] for candidate in taken))
         finally:
             for candidate in taken:
                 candidate.close()
 
 
+def _why_not(error: OSError | OverflowError, address: str, name: str, port: int) -> str:
+    """Why the server cannot listen on a port, and what to do about it."""
+    why = error.strerror if isinstance(error, OSError) else "no such port"
+    text = f"cannot listen on {address}:{port} ({why})"
+    if isinstance(error, socket.gaierror) or getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
+        return f"{text}: `address` must be an address of this machine, for example 127.0.0.1"
+    if getattr(error, "errno", None) == errno.EADDRINUSE:
+        text += ": another server may be running"
+    return f"{text}. Choose another with `{name}_port`, or a free one with `{name}_port=0`"
+
+
 def served_models(repository: Path, names: Sequence[str] = ()) -> list[Path]:
-    """The folders of a repository that have something to serve: at least one numbered version.
+    """The model folders of a repository that have at least one version.
 
     Args:
         repository: The model repository.
-        names: The models to serve; all of them where none is named.
+        names: The models to serve. If it is empty, all models are served.
 
     Raises:
-        RepositoryError: There is no such folder, nothing in it has been exported, or a model that was named is not there.
+        NothingToServe: The repository is not a folder, holds no exported model, or lacks a model
+            that was named.
     """
     if not repository.is_dir():
-        raise RepositoryError(f"{repository} is not a folder: name a model repository with --repository")
+        raise NothingToServe(
+            f"{repository} is not a folder: name a model repository with `repository`"
+        )
     models = [
         folder
         for folder in sorted(repository.iterdir())
-        if folder.is_dir() and not folder.name.startswith(".") and any(path.name.isdigit() for path in folder.iterdir())
+        if folder.is_dir()
+        and not folder.name.startswith(".")
+        and any(path.name.isdigit() for path in folder.iterdir())
     ]
     if not models:
-        raise RepositoryError(f"{repository} holds no exported model. Export one: python -m export --weights ngc --repository {repository}")
+        raise NothingToServe(
+            f"{repository} holds no exported model. Export one: python -m export --weights ngc "
+            f"--repository {repository}"
+        )
     if unknown := set(names) - {folder.name for folder in models}:
         known = ", ".join(folder.name for folder in models)
-        raise RepositoryError(f"{repository} holds no exported model {', '.join(sorted(unknown))}: choose from {known}")
+        missing = ", ".join(sorted(unknown))
+        raise NothingToServe(f"{repository} holds no exported model {missing}: choose from {known}")
     return [folder for folder in models if not names or folder.name in names]
 
 
 class Server:
-    """A running tritonserver. Use it as a context manager; leaving it ends the server and whatever it started.
+    """A running tritonserver.
+
+    Use it as a context manager. The exit ends the server and all processes that it started.
 
     Args:
-        repository: The model repository. Folders without a version are left out, since Triton would call itself not ready for them.
-        ports: Where to listen.
-        address: The interface to listen on; the embedded server's core lacks later security fixes, so this machine only by default.
-        verbose: Copy the server's whole log to standard error, and not just its errors.
-        only: Names of the models to serve; all of them where none is named.
-        control: Let clients load and unload models, with another config too.
+        repository: The model repository. Folders without a version are left out, because with them
+            Triton would never be ready.
+        ports: The ports to listen on.
+        address: The interface to listen on. The default is this machine only, because the embedded
+            server's core lacks later security fixes.
+        verbose: Whether to print the server's whole log to standard error, not only its errors.
+        only: Names of the models to serve. If it is empty, all models are served.
+        control: Whether clients may load and unload models, also with another config.
 
     Attributes:
-        ports: Where it listens, once started.
-        models: What it serves, once ready.
+        ports: The ports on which the server listens. They are known after `start`.
+        models: The models that it serves. They are known after `wait_until_ready`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (one argument for each independent option)
         self,
         repository: Path,
         *,
@@ -120,7 +155,9 @@ class Server:
     ) -> None:
         self.repository = repository
         self._only = only
-        self._control = ["--model-control-mode=explicit", "--load-model=*"] if control else ["--model-control-mode=none"]
+        self._control = ["--model-control-mode=none"]
+        if control:
+            self._control = ["--model-control-mode=explicit", "--load-model=*"]
         self.address = address
         self.ports = ports or Ports()
         self.models: list[ModelState] = []
@@ -133,13 +170,13 @@ class Server:
 
     @property
     def url(self) -> str:
-        """`host:port` of the gRPC endpoint, as a client on this machine reaches it."""
+        """`host:port` of the gRPC endpoint for clients on this machine."""
         host = LOCALHOST if self.address in _ANY_INTERFACE else self.address
-        return f"{host}:{self.ports.grpc}"
+        return f"[{host}]:{self.ports.grpc}" if ":" in host else f"{host}:{self.ports.grpc}"
 
     @property
     def pid(self) -> int:
-        """Of the process, once started."""
+        """The process id of the server. It is known after `start`."""
         assert self._process is not None
         return self._process.pid
 
@@ -156,10 +193,10 @@ class Server:
         self.stop()
 
     def start(self) -> None:
-        """Start the process. It cannot outlive ours.
+        """Start the server's process. The kernel ends it if this process ends.
 
         Raises:
-            ServerError: Nothing to serve, no tritonserver, or a port in use.
+            ServerError: There is no model, no tritonserver, or a port is in use.
         """
         models = served_models(self.repository, self._only)
         self.ports = self.ports.resolve(self.address)
@@ -171,47 +208,64 @@ class Server:
             (self._view / folder.name).symlink_to(folder.resolve())
         triton = installation.find(workspace)
         self._process = subprocess.Popen(
-            [str(triton.executable), f"--model-repository={self._view}", *triton.arguments, *self._arguments()],
-            # The stub puts its working directory first on sys.path: there our backends find the package `server`.
-            cwd=Path(__file__).parent.parent,
+            [
+                str(triton.executable),
+                f"--model-repository={self._view}",
+                *triton.arguments,
+                *self._arguments(),
+            ],
+            # The stub (the process in which Triton runs a Python backend) puts its working
+            # directory first on sys.path. The backends import `seresnext101_triton` from there.
+            cwd=Path(__file__).parents[2],
             env=os.environ | triton.environment | {REPOSITORY_VARIABLE: str(self._view)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            start_new_session=True,  # Ctrl-C is for us; we end the server
+            start_new_session=True,  # Ctrl-C reaches only this process, which ends the server
             preexec_fn=_end_with_parent,
         )
         self._pump = threading.Thread(target=self._pump_log, daemon=True)
         self._pump.start()
 
     def wait_until_ready(self, timeout_s: float = LOAD_TIMEOUT_S) -> None:
-        """Return once every model has been loaded and warmed up.
+        """Return as soon as every model has been loaded and warmed up.
 
         Raises:
-            LoadError: A model could not be loaded; the message has the server's own reason.
+            LoadError: A model could not be loaded. The message has the server's reason.
             ServerError: The server ended, or took longer than `timeout_s` seconds.
         """
         assert self._process is not None
-        with Connection(self.url, Link(retries=0)) as connection:
-            # The server opens its ports when loading is over, well or badly.
+        with Connection(self.url, TransportOptions(retries=0)) as connection:
+            # The server opens its ports as soon as every model is loaded or has failed.
             for _ in range(round(timeout_s / 0.1)):
                 if connection.is_live():
                     break
                 with suppress(subprocess.TimeoutExpired):
                     self._process.wait(0.1)
-                    raise ServerError(f"tritonserver ended with code {self._process.returncode} before it was ready:\n{self.log_tail()}")
+                    code = self._process.returncode
+                    raise ServerError(
+                        f"tritonserver ended with code {code} before it was ready:\n"
+                        f"{self.log_tail()}"
+                    )
             else:
-                raise ServerError(f"tritonserver was not ready within {timeout_s:.0f} s:\n{self.log_tail()}")
+                raise ServerError(
+                    f"tritonserver was not ready within {timeout_s:.0f} s:\n{self.log_tail()}"
+                )
             self.models = connection.models()
             failed = [model for model in self.models if model.state != "READY"]
             if failed:
-                reasons = [f"model {model.name!r} cannot be loaded: {self._reason(model)}" for model in failed]
-                way_out = ["serve the others with --model NAME"] if len(failed) < len(self.models) else []
-                raise LoadError("\n".join(reasons + way_out))
+                lines = [
+                    f"model {model.name!r} cannot be loaded: {self._reason(model)}"
+                    for model in failed
+                ]
+                if len(failed) < len(self.models):
+                    lines.append("serve the others with `only=NAME`")
+                raise LoadError("\n".join(lines))
             if not connection.is_ready():
-                raise LoadError("\n".join(["tritonserver does not call itself ready:", *filter(_SEVERE.match, self._log)]))
+                lines = ["tritonserver does not call itself ready:"]
+                raise LoadError("\n".join(lines + list(filter(_SEVERE.match, self._log))))
         self._ready = True
 
     def wait(self) -> int:
@@ -220,13 +274,17 @@ class Server:
         return self._process.wait()
 
     def stop(self) -> None:
-        """End the server: requests in flight are answered first. Safe to call at any time."""
+        """End the server after it has answered the requests in flight.
+
+        This can be called at any time.
+        """
         self._ready = False
         if self._process is not None:
             self._process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(EXIT_TIMEOUT_S + 5)
-            with suppress(ProcessLookupError):  # what is left of it, stubs included, is in its own process group
+            # Stubs and other processes that are left are in the server's process group.
+            with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._pump.join()
@@ -240,15 +298,21 @@ class Server:
         return "\n".join(list(self._log)[-lines:])
 
     def _reason(self, model: ModelState) -> str:
-        """The server's own words; for a config it cannot parse they are in its log only."""
-        logged = [line for line in self._log if line.startswith(_PARSE_ERROR) or (_SEVERE.match(line) and f"'{model.name}'" in line)]
+        """Why a model cannot be loaded. If its config cannot be parsed, only the log has this."""
+        logged = [
+            line
+            for line in self._log
+            if line.startswith(_PARSE_ERROR) or (_SEVERE.match(line) and f"'{model.name}'" in line)
+        ]
         reason = model.reason or " ".join(line.partition("] ")[2].strip('"') for line in logged)
-        return " ".join(reason.split()).replace(str(self._view), str(self.repository))
+        # What follows " At: /" is the place in a backend's code.
+        plain = " ".join(reason.split()).partition(" At: /")[0]
+        return plain.replace(str(self._view), str(self.repository))
 
     def _arguments(self) -> list[str]:
         return [
             *self._control,
-            "--exit-on-error=false",  # so that the repository index can be asked for the reason
+            "--exit-on-error=false",  # the repository index then has the reason
             "--strict-readiness=true",
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
             f"--grpc-address={self.address}",
@@ -261,7 +325,7 @@ class Server:
         ]
 
     def _pump_log(self) -> None:
-        """Keep the end of the log, and pass on what a person should see."""
+        """Keep the end of the log, and print the lines that a user should see."""
         assert self._process is not None and self._process.stdout is not None
         with self._process.stdout as log:
             for line in log:
@@ -271,5 +335,5 @@ class Server:
 
 
 def _end_with_parent() -> None:
-    """Have the kernel end the server when we are killed, so that no server is ever left behind (prctl(2))."""
+    """Let the kernel end the server when this process is killed (prctl(2))."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

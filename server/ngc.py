@@ -1,4 +1,4 @@
-"""The same repository in NVIDIA's own image, with its C++ backends."""
+"""Serves the same repository with NVIDIA's own image and its C++ backends."""
 
 from __future__ import annotations
 
@@ -6,23 +6,37 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from server import ENGINE_CACHE, TRITON_RELEASE
-from server.launcher import LOCALHOST, Ports, served_models
-from server.releases import release
+from seresnext101_triton.server import ENGINE_CACHE, TRITON_RELEASE
+from seresnext101_triton.server.launcher import LOCALHOST, Ports, served_models
+from seresnext101_triton.server.releases import release
 
 _VOLUME = "seresnext101-engines"
 
 
 def docker_command(
-    repository: Path, ports: Ports, address: str = LOCALHOST, target: str = TRITON_RELEASE, only: Sequence[str] = ()
+    repository: Path,
+    ports: Ports,
+    address: str = LOCALHOST,
+    target: str = TRITON_RELEASE,
+    only: Sequence[str] = (),
 ) -> list[str]:
-    """The `docker run` line that serves a repository's exported models, read-only, on this machine's address.
+    """The `docker run` line that serves the exported models of a repository.
+
+    The models are mounted read-only.
+
+    Args:
+        repository: The model repository.
+        ports: The ports of this machine.
+        address: The address of this machine on which the ports are opened.
+        target: The release of the image.
+        only: Names of the models to serve; all models if it is empty.
 
     Raises:
-        RepositoryError: Nothing has been exported.
+        NothingToServe: Nothing has been exported.
         ReleaseError: The release is not known.
     """
-    mounts = [f"--volume={folder.resolve()}:/models/{folder.name}:ro" for folder in served_models(repository, only)]
+    folders = served_models(repository, only)
+    mounts = [f"--volume={folder.resolve()}:/models/{folder.name}:ro" for folder in folders]
     gpus = ["--gpus=all"] if shutil.which("nvidia-smi") else []
     published = zip((ports.grpc, ports.http, ports.metrics), (8001, 8000, 8002), strict=True)
     return [
@@ -31,5 +45,6 @@ def docker_command(
         *mounts,
         *([f"--volume={_VOLUME}:{ENGINE_CACHE}"] if gpus else []),
         release(target).image,
-        "tritonserver", "--model-repository=/models", "--model-control-mode=none", "--strict-readiness=true",
+        "tritonserver", "--model-repository=/models", "--model-control-mode=none",
+        "--strict-readiness=true",
     ]  # fmt: skip

@@ -1,15 +1,16 @@
-"""What the releases of NVIDIA's tritonserver image carry, as far as an artifact must know it.
+"""The parts of each release of NVIDIA's tritonserver image that matter for an artifact.
 
-Triton, ONNX Runtime and OpenVINO are those of `build.py` in Triton's own release branches, CUDA those of its compatibility page. NVIDIA
-does not list the TensorRT of the plain image for every release; where it is known to two or three numbers only, a plan is held to those.
+The versions of Triton, ONNX Runtime and OpenVINO are from `build.py` in Triton's release branches,
+those of CUDA from its compatibility page. NVIDIA does not list the TensorRT of the plain image for
+every release. If only two or three numbers of it are known, only those are compared.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from server import TRITON_RELEASE
-from server.errors import ReleaseError
+from seresnext101_triton.server import TRITON_RELEASE
+from seresnext101_triton.server.errors import ReleaseError
 
 
 @dataclass(frozen=True)
@@ -17,10 +18,14 @@ class Release:
     """One release of the image.
 
     Attributes:
-        name: Its tag, `yy.mm`.
-        tensorrt: Version of TensorRT, as far as it is known; empty where it is not.
-        opset: The newest ONNX opset that both its ONNX Runtime and its TensorRT read.
-        ir: The newest ONNX IR version that both read.
+        name: Tag of the image, `yy.mm`.
+        triton: Version of Triton.
+        onnxruntime: Version of ONNX Runtime.
+        openvino: Version of OpenVINO.
+        cuda: Version of CUDA.
+        tensorrt: The known part of TensorRT's version; empty if it is not known.
+        opset: The newest ONNX opset that both ONNX Runtime and TensorRT can read.
+        ir: The newest ONNX IR version that both can read.
     """
 
     name: str
@@ -38,26 +43,32 @@ class Release:
         return f"nvcr.io/nvidia/tritonserver:{self.name}-py3"
 
     def check_plan(self, tensorrt: str, *, version_compatible: bool) -> None:
-        """Whether this release can load a plan, by the rules of TensorRT's support matrix.
+        """Check that this release can load a plan, by the rules of TensorRT's support matrix.
 
         Args:
             tensorrt: The version that built the plan.
-            version_compatible: Whether it was built to load on newer versions; then 10 loads on 11 too.
+            version_compatible: Whether the plan can be loaded by newer versions. Then version 11
+                can load a plan of version 10.
 
         Raises:
-            ReleaseError: It cannot; the message says what to install.
+            ReleaseError: It cannot. The message says what to install.
         """
         if not self.tensorrt:
-            raise ReleaseError(f"which TensorRT tritonserver {self.name} has is not known: build in its image, with `make tensorrt-ngc`")
+            raise ReleaseError(
+                f"which TensorRT tritonserver {self.name} has is not known: build in its image, "
+                "with `make tensorrt-ngc`"
+            )
         ours, theirs = _numbers(self.tensorrt), _numbers(tensorrt)
         if theirs[: len(ours)] == ours:
             return
-        if version_compatible and theirs < ours and (theirs[0], ours[0]) in ((10, 10), (11, 11), (10, 11)):
+        majors = (theirs[0], ours[0])
+        if version_compatible and theirs < ours and majors in ((10, 10), (11, 11), (10, 11)):
             return
         raise ReleaseError(
-            f"tritonserver {self.name} has TensorRT {self.tensorrt} and cannot load a plan of TensorRT {tensorrt}: "
-            f"pip install 'tensorrt=={self.tensorrt}{'' if len(ours) == 4 else '.*'}', or build in its image with `make tensorrt-ngc`, "
-            "or name the release that will serve with --target"
+            f"tritonserver {self.name} has TensorRT {self.tensorrt} and cannot load a plan of "
+            f"TensorRT {tensorrt}: pip install 'tensorrt=={self.tensorrt}"
+            f"{'' if len(ours) == 4 else '.*'}', or build in its image with `make tensorrt-ngc`, "
+            "or name the release that will serve with `target`"
         )
 
 
@@ -68,7 +79,8 @@ def release(name: str) -> Release:
         ReleaseError: It is not in the table.
     """
     if name not in RELEASES:
-        raise ReleaseError(f"{name} is not a known release of tritonserver: choose from {', '.join(RELEASES)}")
+        known = ", ".join(RELEASES)
+        raise ReleaseError(f"{name} is not a known release of tritonserver: choose from {known}")
     return RELEASES[name]
 
 
@@ -76,8 +88,9 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
 
 
-# Opsets and IR: ONNX Runtime 1.19 and 1.20 read opset 21, from 1.21 on 22, all of them IR 10 (its docs/Versioning.md); TensorRT's parser
-# reads opset 20 up to 10.5 and 22 from 10.6 on (onnx-tensorrt's docs/operators.md).
+# Opsets and IR: ONNX Runtime 1.19 and 1.20 can read opset 21, later versions opset 22, and all of
+# them IR 10 (its docs/Versioning.md). TensorRT's parser can read opset 20 up to version 10.5, and
+# opset 22 from 10.6 on (docs/operators.md of onnx-tensorrt).
 RELEASES = {
     release.name: release
     for release in (

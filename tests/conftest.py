@@ -1,26 +1,43 @@
-"""What the tests share: a small network of the same family, exported for real and served by the real tritonserver."""
+"""Fixtures of all tests: a small network of the family, exported and served by tritonserver."""
 
 from __future__ import annotations
 
 import os
+
+# A second thread does not speed up the small network. On a loaded machine two threads wait for each
+# other at every layer, and tests take fifty times as long. Where a runtime still starts two, a
+# passive wait lets them sleep. Both variables must be set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
-from client.decoding import OutputKind
-from client.preprocessing import Preprocessing
-from export.config import Serving
-from export.network import ARCHITECTURES
-from export.pipeline import Outcome, export
-from export.reporting import Reporter
-from export.request import Request
-from server.launcher import Ports, Server
-from tests.trained import Trained, train
+from seresnext101_triton.client.contract import OutputKind, Preprocessing
+from seresnext101_triton.export.network import ARCHITECTURES
+from seresnext101_triton.export.pipeline import Outcome, export
+from seresnext101_triton.export.reporting import Reporter
+from seresnext101_triton.export.request import Request
+from seresnext101_triton.export.serving import Serving
+from seresnext101_triton.server.launcher import Ports, Server
+from tests.trained import Trained, digits_in
 
-# A shell starts what it runs in the background with SIGINT ignored, and children inherit that; the tests of Ctrl-C want it heeded.
+# The default profile runs the same examples every time, so that a failure is due to the change that
+# is tested; `make fuzz` searches for new ones. No example has a time limit.
+settings.register_profile("default", deadline=None, derandomize=True)
+settings.register_profile("fuzz", deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+# A shell starts background processes with SIGINT ignored, and child processes inherit this. The
+# tests of Ctrl-C need Python's own handler.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY = ARCHITECTURES["se-resnext-tiny"]
@@ -30,7 +47,12 @@ QUIET = Reporter(quiet=True)
 
 
 def tiny_request(repository: Path, **changes: object) -> Request:
-    """An export of the small network with one format that takes half a second, unless told otherwise."""
+    """A request to export the small network as TorchScript, which takes half a second.
+
+    Args:
+        repository: Where the export is published.
+        changes: Options of the request that replace the defaults.
+    """
     options: dict[str, object] = {
         "weights": "seeded",
         "repository": repository,
@@ -45,21 +67,27 @@ def tiny_request(repository: Path, **changes: object) -> Request:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> list[Outcome]:
-    """The small network in every format, and one that serves logits of ten classes, in one repository."""
+    """One repository: the small network in every format, and a model with ten-class logits."""
     repository = tmp_path_factory.mktemp("exported") / "models"
     outcomes = export(tiny_request(repository, formats=("torchscript", "onnx", "openvino")), QUIET)
     ten = tmp_path_factory.mktemp("labels") / "ten.txt"
     ten.write_text("".join(f"number {n}\n" for n in range(10)))
     from dataclasses import replace
 
-    logits = tiny_request(repository, name="logits", output=OutputKind.LOGITS, architecture=replace(TINY, classes=10), labels=str(ten))
+    logits = tiny_request(
+        repository,
+        name="logits",
+        output=OutputKind.LOGITS,
+        architecture=replace(TINY, classes=10),
+        labels=str(ten),
+    )
     return outcomes + export(logits, QUIET)
 
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """The small network trained to read digits: half a minute."""
-    return train(tmp_path_factory.mktemp("digits"))
+    """The small network that has learnt to read digits, and those digits."""
+    return digits_in(tmp_path_factory.mktemp("digits"))
 
 
 @pytest.fixture(scope="session")
@@ -75,13 +103,28 @@ def server(repository: Path) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def foreign_server(exported: list[Outcome], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A tritonserver with models that this toolkit did not publish: minimal configs, and one that fails for small images."""
+def foreign_server(
+    exported: list[Outcome], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """A tritonserver with models that this toolkit did not publish.
+
+    Their configs are minimal, and one model fails for images that are too small.
+    """
     repository = tmp_path_factory.mktemp("foreign")
-    write_model(repository, "foreign", 'platform: "onnxruntime_onnx"', {"model.onnx": onnx_convolution((3, 4, 4))})
+    write_model(
+        repository,
+        "foreign",
+        'platform: "onnxruntime_onnx"',
+        {"model.onnx": onnx_convolution((3, 4, 4))},
+    )
     torchscript = next(outcome for outcome in exported if outcome.model == "tiny_torchscript")
     artifact = (torchscript.folder / "model.pt").read_bytes()
-    write_model(repository, "minimal", 'platform: "pytorch_libtorch"', {"model.pt": artifact})
+    minimal = """
+        platform: "pytorch_libtorch"  max_batch_size: 4
+        input { name: "INPUT__0" data_type: TYPE_FP32 dims: [3, 64, 64] }
+        output { name: "OUTPUT__0" data_type: TYPE_FP32 dims: [1000] }
+    """
+    write_model(repository, "minimal", minimal, {"model.pt": artifact})
     picky = """
         platform: "onnxruntime_onnx"  max_batch_size: 4
         input { name: "INPUT__0" data_type: TYPE_FP32 dims: [3, -1, -1] }
@@ -90,11 +133,34 @@ def foreign_server(exported: list[Outcome], tmp_path_factory: pytest.TempPathFac
         dynamic_batching { max_queue_delay_microseconds: 300000 }
     """
     write_model(repository, "picky", picky, {"model.onnx": onnx_convolution((3, None, None))})
-    for name, policy in {"full": "max_queue_size: 1", "slow": "timeout_action: REJECT default_timeout_microseconds: 1000"}.items():
+    write_model(
+        repository,
+        "together",
+        picky.replace("300000", "2000000"),
+        {"model.onnx": onnx_convolution((3, None, None))},
+    )
+    for name, policy in {
+        "full": "max_queue_size: 1",
+        "slow": "timeout_action: REJECT default_timeout_microseconds: 1000",
+    }.items():
         config = picky.replace("300000 }", f"1000000 default_queue_policy {{ {policy} }} }}")
         write_model(repository, name, config, {"model.onnx": onnx_convolution((3, None, None))})
     with Server(repository, ports=FREE_PORTS) as running:
         yield running
+
+
+def checkout_copy(folder: Path) -> Path:
+    """Copy the project into a folder as git would give it, with this environment linked into it."""
+    project = Path(__file__).parents[1]
+    listing = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=project, capture_output=True, text=True, check=True
+    )
+    for name in filter(None, listing.stdout.split("\0")):
+        if (project / name).is_symlink() or (project / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(project / name, folder / name, follow_symlinks=False)
+    (folder / ".venv").symlink_to(os.path.relpath(sys.prefix, folder))
+    return folder
 
 
 def write_model(repository: Path, name: str, config: str, files: dict[str, bytes]) -> None:
@@ -107,7 +173,10 @@ def write_model(repository: Path, name: str, config: str, files: dict[str, bytes
 
 
 def onnx_convolution(dims: tuple[int | None, ...]) -> bytes:
-    """An ONNX model: one 3x3 convolution with all weights 1, three channels to two, unpadded, so that 2x2 is too small."""
+    """An ONNX model with one unpadded 3x3 convolution from three channels to two, all weights 1.
+
+    It fails for a 2x2 image, which is smaller than the kernel.
+    """
     from onnx import TensorProto, helper, numpy_helper
 
     size = [side and side - 2 for side in dims[1:]]
@@ -118,7 +187,9 @@ def onnx_convolution(dims: tuple[int | None, ...]) -> bytes:
         [helper.make_tensor_value_info("OUTPUT__0", TensorProto.FLOAT, ["batch", 2, *size])],
         [numpy_helper.from_array(np.ones((2, 3, 3, 3), np.float32), "weight")],
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10).SerializeToString()
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10
+    ).SerializeToString()
 
 
 @pytest.fixture
@@ -127,7 +198,10 @@ def tree():
 
     def look(folder: Path) -> dict[str, tuple[int, bytes]]:
         return {
-            str(path.relative_to(folder)): (path.stat().st_mode, path.read_bytes() if path.is_file() else b"")
+            str(path.relative_to(folder)): (
+                path.stat().st_mode,
+                path.read_bytes() if path.is_file() else b"",
+            )
             for path in sorted(folder.rglob("*"))
         }
 
@@ -158,7 +232,9 @@ def children(pid: int | None = None) -> list[str]:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             stat = (folder / "stat").read_text()
-            commands[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            commands[int(folder.name)] = (
+                (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            )
         except OSError:
             continue
         parents[int(folder.name)] = int(stat.rpartition(")")[2].split()[1])
@@ -170,4 +246,8 @@ def children(pid: int | None = None) -> list[str]:
             process = parents[process]
         return False
 
-    return [command for process, command in commands.items() if "triton" in command.partition(" ")[0] and descends(process)]
+    return [
+        command
+        for process, command in commands.items()
+        if "triton" in command.partition(" ")[0] and descends(process)
+    ]

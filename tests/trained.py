@@ -1,4 +1,9 @@
-"""A small network of the family that was really trained, because random weights prove nothing about lost accuracy."""
+"""A small trained network of the family: random weights prove nothing about lost accuracy.
+
+The result of a training differs between processors, and so would the results of the tests.
+Therefore the weights are stored in `tests/data/digits.safetensors`; `python -m tests.trained`
+trains them again.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +11,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 
-from client.images import load_image
-from client.preprocessing import Preprocessing
-from export.network import ARCHITECTURES, SEResNeXt
-from export.quantization import Quantization
-from export.request import Request
+from seresnext101_triton.client.contract import Preprocessing
+from seresnext101_triton.client.images import load_image
+from seresnext101_triton.export.network import ARCHITECTURES, SEResNeXt
+from seresnext101_triton.export.quantization import Quantization
+from seresnext101_triton.export.request import Request
 
 CONTRACT = Preprocessing(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 ARCHITECTURE = replace(ARCHITECTURES["se-resnext-tiny"], classes=10)
+WEIGHTS = Path(__file__).with_name("data") / "digits.safetensors"
 _EPOCHS = 14
 _BATCH = 64
 
@@ -34,7 +42,7 @@ class Trained:
 
 
 def digits_request(digits: Trained, repository: Path, **changes: object) -> Request:
-    """An export of the trained network; in INT8 with its own training images unless told otherwise."""
+    """A request to export the trained network; by default in INT8, with its own training images."""
     options: dict[str, object] = {
         "weights": str(digits.checkpoint),
         "repository": repository,
@@ -49,27 +57,37 @@ def digits_request(digits: Trained, repository: Path, **changes: object) -> Requ
     return Request(**options | changes)  # type: ignore[arg-type]
 
 
-def train(folder: Path) -> Trained:
-    """Train on one half of scikit-learn's 1797 handwritten digits (UCI, Alpaydin and Kaynak); the other half is to test on."""
+def digits_in(folder: Path) -> Trained:
+    """scikit-learn's 1797 handwritten digits (UCI, Alpaydin and Kaynak), written as images.
+
+    With them comes the network that was trained on one half of them.
+    """
     digits = load_digits()
     for index, (pixels, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
         path = folder / ("seen" if index % 2 else "unseen") / str(digit) / f"{index:04d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        square = Image.fromarray((pixels * 255 / 16).astype(np.uint8)).resize((32, 32), Image.Resampling.BILINEAR)
+        square = Image.fromarray((pixels * 255 / 16).astype(np.uint8)).resize(
+            (32, 32), Image.Resampling.BILINEAR
+        )
         canvas = Image.new("RGB", (36, 36))
         canvas.paste(square, (2, 2))
         canvas.save(path)
-    paths = sorted((folder / "seen").rglob("*.png"))
+    return Trained(WEIGHTS, folder / "seen", folder / "unseen")
+
+
+def train(seen: Path) -> SEResNeXt:
+    """Train on images in a folder for each class: ten seconds to half a minute."""
+    paths = sorted(seen.rglob("*.png"))
     images = torch.from_numpy(np.stack([CONTRACT(load_image(path)) for path in paths]))
-    classes = torch.tensor([int(path.parent.name) for path in paths])
-    checkpoint = folder / "digits.pth"
-    torch.save(_fit(images, classes).state_dict(), checkpoint)
-    return Trained(checkpoint, folder / "seen", folder / "unseen")
+    return _fit(images, torch.tensor([int(path.parent.name) for path in paths]))
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """A third slower on an idle machine, and fifty times as fast on a busy one: two threads would wait for each other at every layer."""
+    """Use one thread, which takes a third longer on an idle machine.
+
+    On a loaded machine two threads would wait for each other at every layer.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -98,3 +116,9 @@ def _fit(images: torch.Tensor, classes: torch.Tensor) -> SEResNeXt:
                 optimizer.step()
                 schedule.step()
     return network.eval()
+
+
+if __name__ == "__main__":
+    with TemporaryDirectory() as scratch:
+        WEIGHTS.parent.mkdir(exist_ok=True)
+        save_file(train(digits_in(Path(scratch)).seen).state_dict(), WEIGHTS)

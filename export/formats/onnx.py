@@ -1,71 +1,51 @@
-"""ONNX, for Triton's ONNX Runtime backend and as the way to TensorRT and OpenVINO."""
+"""ONNX, for Triton's ONNX Runtime backend."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import onnx
-import torch
-from torch import Tensor
+from seresnext101_triton.export.format import Format
+from seresnext101_triton.export.precision import FP16, FP32, INT8, Precision
 
-from export.formats import INPUT, OUTPUT
-from export.formats.material import Material
-from export.formats.served import ServedNetwork
-from export.repository import link
+if TYPE_CHECKING:
+    from tritonclient.grpc import model_config_pb2 as pb
 
-# The dynamo exporter's own; TensorRT 10 and 11, OpenVINO and ONNX Runtime of every supported Triton release read it.
-OPSET = 18
-BATCH_AXIS = "batch"
+    from seresnext101_triton.export.material import Material
+    from seresnext101_triton.export.reporting import Reporter
 
 
-def export(material: Material, folder: Path) -> None:
-    """Put the one ONNX file of this precision into a folder."""
-    link(str(material.onnx), str(folder / "model.onnx"))
+class Onnx(Format):
+    """The network's ONNX as it is."""
 
+    name = "onnx"
+    summary = "ONNX Runtime, for CPUs and GPUs"
+    runtime = "onnxruntime"
+    platform = "onnxruntime_onnx"
+    filename = "model.onnx"
+    thread_parameter = "intra_op_thread_count"
+    packages = ("torch", "onnxscript", "onnx")
+    precisions: tuple[Precision, ...] = (FP32, FP16, INT8)
+    from_onnx = True
 
-def write(network: ServedNetwork, example: Tensor, max_batch: int, path: Path) -> None:
-    """Export to one self-contained file and have onnx.checker look it over.
+    def export(self, material: Material, folder: Path, reporter: Reporter) -> None:
+        """Put the one ONNX file of this precision into the folder."""
+        from seresnext101_triton.export.filesystem import link
 
-    Args:
-        network: In eval mode, on the CPU, BatchNorm folded; its memory layout is changed.
-        example: float32 [2, 3, H, W]; with a batch of 1 the exporter would take the axis for fixed.
-        max_batch: Upper bound of the batch axis.
-        path: Where the artifact goes.
-    """
-    # With channels-last weights the exporter would write strided views, as gathers, around every pooling.
-    network = network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    batch = torch.export.Dim(BATCH_AXIS, min=1, max=max(max_batch, len(example)))
-    with torch.no_grad(), _quiet():
-        program = torch.onnx.export(
-            network,
-            (example,),
-            dynamo=True,
-            opset_version=OPSET,
-            dynamic_shapes=({0: batch},),
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            verbose=False,
-        )
-    assert program is not None
-    for node in program.model.graph:
-        node.metadata_props.clear()  # stack traces with this machine's paths
-    program.save(path, external_data=False)
-    onnx.checker.check_model(str(path), full_check=True)
+        link(str(material.graph), str(folder / self.filename))
 
+    def tune_gpu(self, config: pb.ModelConfig) -> None:
+        """Use the CUDA provider.
 
-@contextlib.contextmanager
-def _quiet():  # type: ignore[no-untyped-def]
-    """The exporter prints progress marks and warns of its own internals; failures are exceptions all the same."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+        The two parameters belong at the top level: the backend overwrites them there, the first
+        with an EXHAUSTIVE search. That search tries every algorithm anew for every batch size that
+        the batcher forms; HEURISTIC (1) asks cuDNN instead. The second is kSameAsRequested: no
+        memory beyond what batches need.
+
+        Source: onnxruntime_backend, src/onnxruntime.cc, ModelState::LoadModel.
+        """
+        config.parameters["cudnn_conv_algo_search"].string_value = "1"
+        config.parameters["arena_extend_strategy"].string_value = "1"
+        accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
+        provider = accelerators.add(name="cuda")
+        provider.parameters["cudnn_conv_use_max_workspace"] = "1"

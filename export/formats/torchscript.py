@@ -1,30 +1,58 @@
 """TorchScript, for Triton's PyTorch backend.
 
-TorchScript is deprecated in PyTorch, and still what that backend wants: its successor there, `torch_aoti`, takes no batch above 1.
+TorchScript is deprecated in PyTorch, and still what that backend wants: its successor there,
+`torch_aoti`, takes no batch above 1.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+from seresnext101_triton.export.format import INPUT, OUTPUT, Format
+from seresnext101_triton.export.precision import FP16, FP32
 
-from export.formats import INPUT, OUTPUT
-from export.formats.material import Material
-from server.runtimes.torchscript import TENSORS_ENTRY
+if TYPE_CHECKING:
+    from tritonclient.grpc import model_config_pb2 as pb
+
+    from seresnext101_triton.export.material import Material
+    from seresnext101_triton.export.reporting import Reporter
 
 
-def export(material: Material, folder: Path) -> None:
-    """Trace and freeze, with weights laid out channels-last, as NVIDIA trained them: inside, everything runs NHWC.
+class TorchScript(Format):
+    """A traced and frozen module."""
 
-    Weights become constants, and no device is named, so that the artifact loads on any.
-    """
-    network = material.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    with torch.no_grad():
-        frozen = torch.jit.freeze(torch.jit.trace(network, material.example, check_trace=False))
-        output = network(material.example)
-    tensors = {INPUT: list(material.example.shape[1:]), OUTPUT: list(output.shape[1:])}
-    # Through memory: on a full disk, torch's own file writer ends the whole process.
-    with (folder / "model.pt").open("wb") as file:
-        torch.jit.save(frozen, file, _extra_files={TENSORS_ENTRY: json.dumps(tensors)})
+    name = "torchscript"
+    summary = "for CPUs and GPUs"
+    runtime = "torchscript"
+    platform = "pytorch_libtorch"
+    filename = "model.pt"
+    thread_parameter = "INTRA_OP_THREAD_COUNT"
+    packages = ("torch",)
+    precisions = (FP32, FP16)
+
+    def export(self, material: Material, folder: Path, reporter: Reporter) -> None:
+        """Trace and freeze the network with weights in channels-last layout, as NVIDIA trained it.
+
+        Weights become constants, and no device is named, so that the artifact loads on any.
+        """
+        import torch
+
+        from seresnext101_triton.server.runtimes.torchscript import TENSORS_ENTRY
+
+        example = material.example
+        layout = torch.channels_last
+        network = material.network.to(memory_format=layout)  # type: ignore[call-overload]
+        with torch.no_grad():
+            frozen = torch.jit.freeze(torch.jit.trace(network, example, check_trace=False))
+            output = network(example)
+        tensors = {INPUT: list(example.shape[1:]), OUTPUT: list(output.shape[1:])}
+        # Through memory: on a full disk, torch's own file writer ends the whole process.
+        with (folder / self.filename).open("wb") as file:
+            torch.jit.save(frozen, file, _extra_files={TENSORS_ENTRY: json.dumps(tensors)})
+
+    def tune_gpu(self, config: pb.ModelConfig) -> None:
+        """Let all instances on a device share one copy of the weights."""
+        config.parameters["INFERENCE_MODE"].string_value = "true"
+        config.parameters["ENABLE_WEIGHT_SHARING"].string_value = "true"

@@ -1,8 +1,9 @@
-"""INT8: post-training static quantisation of the exported ONNX, and the guard that judges it.
+"""INT8: post-training static quantisation of the exported ONNX.
 
     images ─▶ statistics ─▶ thresholds ─▶ Q/DQ graph ─▶ judged on the images that were held out
 
-One symmetric graph serves OpenVINO, which runs it in integers throughout, and TensorRT, whose rules it keeps (`qdq`).
+One symmetric graph serves OpenVINO, which runs it in integers throughout, and TensorRT, whose rules
+it keeps (`qdq`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.errors import OptionError
+from seresnext101_triton.export.errors import OptionError
 
 METHODS = ("minmax", "percentile", "entropy")
 AUTO = "auto"
@@ -22,11 +23,16 @@ class Quantization:
 
     Attributes:
         calibration: A folder of images like those that will be served.
-        method: One of `METHODS`, or `auto`: all are tried, and the one whose answers on calibration images are the nearest is taken.
-        keep_fp32: Layers that stay in floating point; `("auto",)` leaves out the worst ones until the guard is content.
-        truth: Where the images' classes are known, as `client.evaluation.read_truth` takes it; accuracy is judged then, too.
-        min_agreement: The least share of held-out images for which the network's own first class must be answered.
-        max_loss: How much of the accuracy may be lost on them, as a share; one image more or less is always allowed.
+        method: One of `METHODS`, or `auto`, which tries all of them and takes the one whose answers
+            on calibration images are nearest to the network's own.
+        keep_fp32: Layers that stay in floating point. `("auto",)` leaves more and more of the worst
+            layers in floating point, until the parity gate accepts the network.
+        truth: The source of the images' classes, as `seresnext101_triton.client.truth.read_truth`
+            takes it. If it is given, the accuracy is judged too.
+        min_agreement: The least share of held-out images for which the answer must have the
+            network's own first class.
+        max_loss: How much of the network's accuracy on them may be lost, as a share. One image more
+            or less is always allowed.
 
     Raises:
         OptionError: A value is out of range.
@@ -41,7 +47,10 @@ class Quantization:
 
     def __post_init__(self) -> None:
         if self.method not in (AUTO, *METHODS):
-            raise OptionError(f"unknown calibration method {self.method}: choose from {', '.join((AUTO, *METHODS))}")
+            raise OptionError(
+                f"unknown calibration method {self.method}: "
+                f"choose from {', '.join((AUTO, *METHODS))}"
+            )
         for name in ("min_agreement", "max_loss"):
             if not 0 <= getattr(self, name) <= 1:
                 raise OptionError(f"{name} is a share, from 0 to 1, not {getattr(self, name)}")

@@ -1,4 +1,7 @@
-"""The images a network is quantised with: most of them calibrate, and every fifth is held out to judge by."""
+"""The images that a network is quantised with.
+
+Most of them calibrate; every fifth is held out, and judges the result.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from client.errors import ClientError
-from client.evaluation import read_truth
-from client.images import load_image
-from client.preprocessing import Preprocessing
-from client.sources import expand
-from export.errors import CalibrationError
-from export.parity import Samples
-from export.quantization import Quantization
-from export.weights.checkpoint import sha256_of_file
+from seresnext101_triton.client.contract import Preprocessing
+from seresnext101_triton.client.errors import ClientError
+from seresnext101_triton.client.images import load_image
+from seresnext101_triton.client.sources import expand, readable
+from seresnext101_triton.client.truth import read_truth
+from seresnext101_triton.export.digest import sha256
+from seresnext101_triton.export.errors import CalibrationError
+from seresnext101_triton.export.parity import Samples
+from seresnext101_triton.export.quantization import Quantization
 
 ADVISED = 100
 MOST = 500
@@ -44,23 +47,33 @@ class Images:
         self._options = options
         self._preprocessing = preprocessing
         if not options.calibration.is_dir():
-            raise CalibrationError(f"{options.calibration} is no folder of images to calibrate with")
+            raise CalibrationError(
+                f"{options.calibration} is no folder of images to calibrate with"
+            )
         try:
-            paths = [Path(name) for name in expand([str(options.calibration)])]
+            paths = [Path(name) for name in readable(expand([str(options.calibration)]))]
         except (ClientError, OSError) as error:
             raise CalibrationError(f"no images to calibrate with: {error}") from None
         if len(paths) < _LEAST:
             raise CalibrationError(
-                f"{options.calibration} holds {len(paths)} images, and at least {_LEAST} are needed to calibrate: "
+                f"{options.calibration} holds {len(paths)} images, and at least {_LEAST} are "
+                "needed to calibrate: "
                 f"give {ADVISED} to {MOST} like those that will be served"
             )
         paths = paths[:: -(-len(paths) // MOST)]
         self.held_out = paths[_HELD_OUT - 1 :: _HELD_OUT]
-        self.calibration = [path for index, path in enumerate(paths) if index % _HELD_OUT != _HELD_OUT - 1]
+        self.calibration = [
+            path for index, path in enumerate(paths) if index % _HELD_OUT != _HELD_OUT - 1
+        ]
 
     def digest(self) -> str:
-        """Of every image's content and of how it is prepared: equal for two sets that give the same statistics."""
-        return hashlib.sha256(" ".join([*self._digests, repr(self._preprocessing)]).encode()).hexdigest()
+        """A digest of every image's content and of how it is prepared.
+
+        It is equal for two sets of images that give the same statistics.
+        """
+        return hashlib.sha256(
+            " ".join([*self._digests, repr(self._preprocessing)]).encode()
+        ).hexdigest()
 
     def classes_digest(self) -> str:
         """Of what tells the images' classes; empty where nothing does."""
@@ -68,12 +81,20 @@ class Images:
         if source is None or not source.exists():  # reading it says so
             return ""
         if source.is_file():
-            return sha256_of_file(source)
+            try:
+                return sha256(source)
+            except OSError as error:
+                raise CalibrationError(f"{source} cannot be read: {error.strerror}") from None
         return hashlib.sha256(" ".join(sorted(map(str, source.rglob("*")))).encode()).hexdigest()
 
     @cached_property
     def _digests(self) -> list[str]:
-        return [sha256_of_file(path) for path in [*self.calibration, *self.held_out]]
+        try:
+            return [sha256(path) for path in [*self.calibration, *self.held_out]]
+        except OSError as error:
+            raise CalibrationError(
+                f"an image to calibrate with cannot be read: {error.filename}: {error.strerror}"
+            ) from None
 
     def prepared(self, paths: list[Path]) -> Iterator[np.ndarray]:
         """Each image as the network takes it, float32 [3, crop, crop].
@@ -85,7 +106,9 @@ class Images:
             try:
                 yield self._preprocessing(load_image(path))
             except ClientError as error:
-                raise CalibrationError(f"an image to calibrate with cannot be read: {error}") from None
+                raise CalibrationError(
+                    f"an image to calibrate with cannot be read: {error}"
+                ) from None
 
     def samples(self, classes: int) -> Samples:
         """The images that were held out, for the gate; with their classes where those are known.
@@ -104,9 +127,14 @@ class Images:
 
     def _truth(self, source: Path, classes: int) -> np.ndarray:
         try:
-            truth = {Path(image).resolve(): index for image, index in read_truth(source, classes).items()}
+            truth = {
+                Path(image).resolve(): index for image, index in read_truth(source, classes).items()
+            }
         except ClientError as error:
             raise CalibrationError(str(error)) from None
         if unknown := [path for path in self.held_out if path.resolve() not in truth]:
-            raise CalibrationError(f"{source} tells no class of {unknown[0]}, nor of {len(unknown) - 1} others that were held out")
+            raise CalibrationError(
+                f"{source} tells no class of {unknown[0]}, nor of {len(unknown) - 1} others that "
+                "were held out"
+            )
         return np.array([truth[path.resolve()] for path in self.held_out])

@@ -9,16 +9,19 @@ import onnx
 import onnxruntime
 from onnx import numpy_helper
 
-from export.formats import INPUT
-from export.quantization.qdq import Graph
+from seresnext101_triton.export.format import INPUT
+from seresnext101_triton.export.quantization.qdq import Graph
 
 _SHADOW = "int8/"
 
 
-def noise(graph: Graph, quantized: onnx.ModelProto, images: Iterable[np.ndarray]) -> dict[str, float]:
+def noise(
+    graph: Graph, quantized: onnx.ModelProto, images: Iterable[np.ndarray]
+) -> dict[str, float]:
     """Of every quantised layer, the error of its output over the output, as root mean squares.
 
-    Each layer of the FP32 graph is run a second time on its input and weights as INT8 holds them, in one session for all.
+    Each layer of the FP32 graph is run a second time on its input and weights as INT8 holds them,
+    in one session for all.
 
     Args:
         graph: The FP32 graph; not changed.
@@ -31,18 +34,30 @@ def noise(graph: Graph, quantized: onnx.ModelProto, images: Iterable[np.ndarray]
     shadows = onnx.ModelProto()
     shadows.CopyFrom(graph.model)
     target = shadows.graph
-    names = [name for name, node in graph.layers.items() if _shadow(target, quantized.graph, node)]
-    outputs = [f"{_SHADOW}{graph.layers[name].name}/{kind}" for name in names for kind in ("error", "signal")]
+    names = [
+        name for name, node in graph.layers.items() if _add_shadow(target, quantized.graph, node)
+    ]
+    outputs = [
+        f"{_SHADOW}{graph.layers[name].name}/{kind}"
+        for name in names
+        for kind in ("error", "signal")
+    ]
     target.output.extend(onnx.helper.make_empty_tensor_value_info(output) for output in outputs)
-    session = onnxruntime.InferenceSession(shadows.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        shadows.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     squares = [np.array(session.run(outputs, {INPUT: image[None]}), np.float64) for image in images]
     sums = np.sum(squares, axis=0).reshape(-1, 2)
     ratios = np.sqrt(sums[:, 0] / np.maximum(sums[:, 1], 1e-30))
     return dict(sorted(zip(names, map(float, ratios), strict=True), key=lambda item: -item[1]))
 
 
-def _shadow(target: onnx.GraphProto, quantized: onnx.GraphProto, layer: onnx.NodeProto) -> bool:
-    """Run a layer again beside itself, as the quantised graph has it; False where it was left in FP32."""
+def _add_shadow(target: onnx.GraphProto, quantized: onnx.GraphProto, layer: onnx.NodeProto) -> bool:
+    """Add a second copy of a layer to the graph, as the quantised graph has it.
+
+    Returns:
+        False where the layer was left in FP32.
+    """
     producers = {output: node for node in quantized.node for output in node.output}
     constants = {tensor.name: tensor for tensor in quantized.initializer}
     node = next(node for node in quantized.node if node.name == layer.name)
@@ -67,7 +82,11 @@ def _shadow(target: onnx.GraphProto, quantized: onnx.GraphProto, layer: onnx.Nod
     again.input[0], again.input[1], again.output[0] = f"{prefix}/x", f"{prefix}/w", f"{prefix}/y"
     stored = numpy_helper.to_array(constants[weights.input[0]]).astype(np.float32)
     scales = numpy_helper.to_array(constants[weights.input[1]])
-    target.initializer.append(numpy_helper.from_array(stored * scales.reshape(-1, *[1] * (stored.ndim - 1)), f"{prefix}/w"))
+    target.initializer.append(
+        numpy_helper.from_array(
+            stored * scales.reshape(-1, *[1] * (stored.ndim - 1)), f"{prefix}/w"
+        )
+    )
     target.node.extend(
         [
             make("QuantizeLinear", [layer.input[0], scale, zero], [f"{prefix}/q"]),

@@ -1,4 +1,4 @@
-"""How the values of every tensor that will be quantised are distributed over the calibration images."""
+"""The distribution of every tensor's values over the calibration images."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from export.formats import INPUT, OUTPUT
+from seresnext101_triton.export.format import INPUT, OUTPUT
 
-VERSION = 1  # raised whenever the same images would give other statistics
 _BINS = 4096
 
 
 class Histogram:
-    """Magnitudes of one tensor, counted in bins of equal width from 0 to a power of two that is doubled as larger ones come.
+    """Magnitudes of one tensor, counted in bins of equal width from 0 to a power of two.
 
-    So one pass over the images is enough, little is held, and the largest is known to half a thousandth at worst.
+    The upper end is doubled when a larger magnitude comes.
+
+    So one pass over the images is enough, little is held, and the largest is known to half a
+    thousandth at worst.
 
     Attributes:
         counts: int64 [4096].
@@ -29,7 +31,9 @@ class Histogram:
         peak: The largest magnitude.
     """
 
-    def __init__(self, counts: np.ndarray | None = None, limit: float = 0.0, peak: float = 0.0) -> None:
+    def __init__(
+        self, counts: np.ndarray | None = None, limit: float = 0.0, peak: float = 0.0
+    ) -> None:
         self.counts = np.zeros(_BINS, np.int64) if counts is None else counts
         self.limit = limit
         self.peak = peak
@@ -42,7 +46,9 @@ class Histogram:
         if not self.limit and peak:
             self.limit = 2.0 ** np.ceil(np.log2(peak))
         while peak > self.limit:
-            self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(axis=1), np.zeros(_BINS // 2, np.int64)])
+            self.counts = np.concatenate(
+                [self.counts.reshape(-1, 2).sum(axis=1), np.zeros(_BINS // 2, np.int64)]
+            )
             self.limit *= 2
         bins = (magnitudes * np.float32(_BINS / self.limit if self.limit else 0)).astype(np.int32)
         self.counts += np.bincount(np.minimum(bins, _BINS - 1), minlength=_BINS)
@@ -71,7 +77,12 @@ class Statistics:
                     file,
                     names=np.array(names),
                     counts=np.stack([self.histograms[name].counts for name in names]),
-                    limits=np.array([[self.histograms[name].limit, self.histograms[name].peak] for name in names]),
+                    limits=np.array(
+                        [
+                            [self.histograms[name].limit, self.histograms[name].peak]
+                            for name in names
+                        ]
+                    ),
                     answers=self.answers,
                 )
             os.replace(partial, path)
@@ -80,18 +91,30 @@ class Statistics:
 
     @classmethod
     def load(cls, path: Path, names: Iterable[str]) -> Statistics | None:
-        """Read them from a file; None where it is not there, damaged, or does not know all of these tensors."""
+        """Read them from a file.
+
+        Returns:
+            None where the file is missing, damaged, or lacks one of these tensors.
+        """
         try:
             with np.load(path) as file:
                 rows = zip(file["names"], file["counts"], file["limits"], strict=True)
-                histograms = {str(name): Histogram(counts, float(limit), float(peak)) for name, counts, (limit, peak) in rows}
+                histograms = {
+                    str(name): Histogram(counts, float(limit), float(peak))
+                    for name, counts, (limit, peak) in rows
+                }
                 answers = file["answers"]
         except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             return None
         return cls(histograms, answers) if histograms.keys() >= set(names) else None
 
 
-def collect(model: onnx.ModelProto, names: Iterable[str], images: Iterable[np.ndarray], progress: Callable[[], None]) -> Statistics:
+def collect(
+    model: onnx.ModelProto,
+    names: Iterable[str],
+    images: Iterable[np.ndarray],
+    progress: Callable[[], None],
+) -> Statistics:
     """Run the FP32 graph on each image alone and count the values of the named tensors.
 
     Args:
@@ -104,7 +127,9 @@ def collect(model: onnx.ModelProto, names: Iterable[str], images: Iterable[np.nd
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     probe.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in observed)
-    session = onnxruntime.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        probe.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     histograms = {name: Histogram() for name in [INPUT, *observed]}
     answers = []
     for image in images:

@@ -1,10 +1,13 @@
-"""From a histogram of magnitudes to the largest one that INT8 shall hold; what is larger is clipped to it."""
+"""From a histogram of magnitudes to the threshold, the largest magnitude that INT8 holds.
+
+Larger magnitudes are clipped to the threshold.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from export.quantization.statistics import Histogram
+from seresnext101_triton.export.quantization.statistics import Histogram
 
 _PERCENTILE = 99.99
 _LEVELS = 128  # magnitudes that symmetric INT8 tells apart
@@ -17,8 +20,9 @@ def threshold(histogram: Histogram, method: str) -> float:
 
     Args:
         histogram: Of the tensor.
-        method: `minmax` holds them all; `percentile` 99.99 % of them; `entropy` finds the bound whose 128 levels tell the most of the
-            distribution, by Kullback and Leibler's measure (Migacz, "8-bit Inference with TensorRT", GTC 2017).
+        method: `minmax` holds them all; `percentile` 99.99 % of them; `entropy` finds the bound
+            whose 128 levels tell the most of the distribution, by Kullback and Leibler's measure
+            (Migacz, "8-bit Inference with TensorRT", GTC 2017).
     """
     if not histogram.peak:
         return 1.0  # all zeros, whatever the scale
@@ -32,7 +36,7 @@ def threshold(histogram: Histogram, method: str) -> float:
 
 
 def _entropy(counts: np.ndarray, width: float) -> float:
-    """Of every bound, the one whose quantised distribution diverges least from what would be clipped to it."""
+    """The bound whose quantised distribution diverges least from the distribution clipped to it."""
     used = int(np.flatnonzero(counts)[-1]) + 1
     if used > _BINS:  # as fine as the search is worth
         counts, width = counts.reshape(-1, 2).sum(axis=1), width * 2
@@ -40,7 +44,8 @@ def _entropy(counts: np.ndarray, width: float) -> float:
     counts = counts[:used].astype(np.float64)
     if used <= _LEVELS:
         return used * width
-    counts[0] = counts[1]  # zeros, which any scale holds exactly, would outweigh all else behind a ReLU
+    # Zeros, which any scale holds exactly, would outweigh all else behind a ReLU.
+    counts[0] = counts[1]
     bounds = [*range(_LEVELS, used, _STRIDE), used]
     divergences = [_divergence(counts, bound) for bound in bounds]
     return bounds[int(np.argmin(divergences))] * width
@@ -57,4 +62,6 @@ def _divergence(counts: np.ndarray, bound: int) -> float:
     levels = np.repeat(means, lengths) * (clipped > 0)
     reference, levels = reference / reference.sum(), levels / max(levels.sum(), 1e-30)
     present = reference > 0
-    return float(np.sum(reference[present] * np.log(reference[present] / np.maximum(levels[present], 1e-10))))
+    return float(
+        np.sum(reference[present] * np.log(reference[present] / np.maximum(levels[present], 1e-10)))
+    )

@@ -1,4 +1,7 @@
-"""The GPU that TensorRT will build for, asked of the CUDA driver itself: it honours CUDA_VISIBLE_DEVICES, as TensorRT does."""
+"""The GPU that TensorRT will build for.
+
+The CUDA driver itself is asked, because it honours CUDA_VISIBLE_DEVICES as TensorRT does.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,11 @@ def find() -> Gpu | None:
     except OSError:
         return None
     device, version, value = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-    if cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), 0) or cuda.cuDriverGetVersion(ctypes.byref(version)):
+    if (
+        cuda.cuInit(0)
+        or cuda.cuDeviceGet(ctypes.byref(device), 0)
+        or cuda.cuDriverGetVersion(ctypes.byref(version))
+    ):
         return None
     name = ctypes.create_string_buffer(256)
     cuda.cuDeviceGetName(name, len(name), device)

@@ -6,20 +6,22 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from export.errors import MissingHardware
-from export.tensorrt import gpu as gpus
-from export.tensorrt import trtexec
-from export.tensorrt.plan import Order, Plan
+from seresnext101_triton.export.errors import MissingHardware
+from seresnext101_triton.export.tensorrt import gpu as gpus
+from seresnext101_triton.export.tensorrt import trtexec
+from seresnext101_triton.export.tensorrt.plan import BuildSpec, Plan
 
 if TYPE_CHECKING:
-    from export.tensorrt.builder import Watcher
+    from seresnext101_triton.export.tensorrt.builder import Watcher
 
 
-def build(order: Order, watcher: Watcher, note: Callable[[str], None]) -> Plan:
-    """Build a plan and its sidecar, through the Python API where it can be imported, else through trtexec.
+def build(spec: BuildSpec, watcher: Watcher, note: Callable[[str], None]) -> Plan:
+    """Build a plan and its sidecar.
+
+    The Python API is used where it can be imported, and trtexec otherwise.
 
     Args:
-        order: What to build.
+        spec: What to build.
         watcher: Is told of the progress.
         note: Is called with one line that a person should see.
 
@@ -29,12 +31,14 @@ def build(order: Order, watcher: Watcher, note: Callable[[str], None]) -> Plan:
     """
     gpu = gpus.find()
     if gpu is None:
-        raise MissingHardware("TensorRT builds on the GPU it builds for, and this machine has no NVIDIA GPU")
+        raise MissingHardware(
+            "TensorRT builds on the GPU it builds for, and this machine has no NVIDIA GPU"
+        )
     if find_spec("tensorrt"):
-        from export.tensorrt import builder
+        from seresnext101_triton.export.tensorrt import builder
 
-        return builder.build(order, gpu, watcher, note)
+        return builder.build(spec, gpu, watcher, note)
     program = trtexec.find()
     if program is None:
         raise MissingHardware("TensorRT is not installed: pip install '.[gpu]'")
-    return trtexec.build(program, order, gpu, note)
+    return trtexec.build(program, spec, gpu, note)

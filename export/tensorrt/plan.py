@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from export.errors import BuildError, OptionError
-from export.tensorrt.gpu import Gpu
+from seresnext101_triton.export.digest import sha256
+from seresnext101_triton.export.errors import BuildError, OptionError
+from seresnext101_triton.export.precision import Precision
+from seresnext101_triton.export.tensorrt.gpu import Gpu
 
 SIDECAR_SUFFIX = ".json"
-HARDWARE = {"same": "NONE", "same-capability": "SAME_COMPUTE_CAPABILITY", "ampere+": "AMPERE_PLUS"}  # of trt.HardwareCompatibilityLevel
+# Names of trt.HardwareCompatibilityLevel.
+HARDWARE = {
+    "same": "NONE",
+    "same-capability": "SAME_COMPUTE_CAPABILITY",
+    "ampere+": "AMPERE_PLUS",
+}
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,11 @@ class Profile:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Smallest, best and largest shape, in TensorRT's order."""
-        return {"min": (1, *self.dims), "opt": (self.opt, *self.dims), "max": (self.max, *self.dims)}
+        return {
+            "min": (1, *self.dims),
+            "opt": (self.opt, *self.dims),
+            "max": (self.max, *self.dims),
+        }
 
 
 @dataclass(frozen=True)
@@ -41,9 +51,11 @@ class Tuning:
 
     Attributes:
         opt_batch: The batch it is fastest at; 0 is the maximum.
-        workspace_mib: Most memory a layer's kernel may use besides its tensors, in MiB; 0 is all the GPU has.
+        workspace_mib: Most memory a layer's kernel may use besides its tensors, in MiB; 0 is all
+            the GPU has.
         level: TensorRT's builder optimisation level, 0 to 5; higher searches longer.
-        version_compatible: Loads on newer TensorRT too, where the server allows code from plans; may be slower.
+        version_compatible: Loads on newer TensorRT too, where the server allows code from plans;
+            may be slower.
         hardware: A key of `HARDWARE`: which other GPUs may load it; any but `same` may be slower.
 
     Raises:
@@ -58,15 +70,17 @@ class Tuning:
 
     def __post_init__(self) -> None:
         if not 0 <= self.level <= 5:
-            raise OptionError(f"--builder-level is 0 to 5, not {self.level}")
+            raise OptionError(f"`builder_level` is 0 to 5, not {self.level}")
         if self.opt_batch < 0 or self.workspace_mib < 0:
-            raise OptionError("--opt-batch and --workspace must not be negative")
+            raise OptionError("`opt_batch` and `workspace_mib` must not be negative")
         if self.hardware not in HARDWARE:
-            raise OptionError(f"--hardware must be one of {', '.join(HARDWARE)}, not {self.hardware!r}")
+            raise OptionError(
+                f"`hardware` must be one of {', '.join(HARDWARE)}, not {self.hardware!r}"
+            )
 
 
 @dataclass(frozen=True)
-class Order:
+class BuildSpec:
     """One plan to build.
 
     Attributes:
@@ -74,7 +88,7 @@ class Order:
         plan: Where it goes; the sidecar goes beside it.
         profile: The shapes it takes.
         tuning: How it is built.
-        precision: `fp16` or `fp32`: what its layers are held to.
+        precision: What its layers are held to.
         cache: A folder for the timings of earlier builds.
     """
 
@@ -82,23 +96,8 @@ class Order:
     plan: Path
     profile: Profile
     tuning: Tuning
-    precision: str
+    precision: Precision
     cache: Path
-
-
-@dataclass(frozen=True)
-class PlanRequest:
-    """What is asked of TensorRT.
-
-    Attributes:
-        tuning: How a plan is built here.
-        brought: Plans that were built and proven on machines with other GPUs, each with its sidecar.
-        in_image: Build inside NVIDIA's image, in Docker.
-    """
-
-    tuning: Tuning = field(default_factory=Tuning)
-    brought: tuple[Path, ...] = ()
-    in_image: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,9 @@ class Plan:
         sidecar(plan).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
 
-def describe(order: Order, gpu: Gpu, *, layers: dict[str, int], tensorrt: str, builder: str) -> Plan:
+def describe(
+    spec: BuildSpec, gpu: Gpu, *, layers: dict[str, int], tensorrt: str, builder: str
+) -> Plan:
     """Write the sidecar of a plan that has just been built."""
     facts = Plan(
         tensorrt=tensorrt,
@@ -145,14 +146,14 @@ def describe(order: Order, gpu: Gpu, *, layers: dict[str, int], tensorrt: str, b
         driver=gpu.driver,
         gpu=gpu.name,
         compute_capability=gpu.compute_capability,
-        profile=order.profile,
-        tuning=order.tuning,
+        profile=spec.profile,
+        tuning=spec.tuning,
         layers=layers,
         builder=builder,
-        onnx_sha256=sha256(order.onnx),
-        plan_sha256=sha256(order.plan),
+        onnx_sha256=sha256(spec.onnx),
+        plan_sha256=sha256(spec.plan),
     )
-    facts.write(order.plan)
+    facts.write(spec.plan)
     return facts
 
 
@@ -170,18 +171,19 @@ def read(plan: Path) -> Plan:
     try:
         content = json.loads(sidecar(plan).read_text(encoding="utf-8"))
         profile = content["profile"] | {"dims": tuple(content["profile"]["dims"])}
-        facts = Plan(**content | {"profile": Profile(**profile), "tuning": Tuning(**content["tuning"])})
+        facts = Plan(
+            **content | {"profile": Profile(**profile), "tuning": Tuning(**content["tuning"])}
+        )
         digest = sha256(plan)
     except OSError as error:
-        raise BuildError(f"{error.filename}: {error.strerror}; a plan is used together with the {SIDECAR_SUFFIX} file beside it") from None
+        raise BuildError(
+            f"{error.filename}: {error.strerror}; a plan is used together with the "
+            f"{SIDECAR_SUFFIX} file beside it"
+        ) from None
     except (ValueError, TypeError, KeyError) as error:
         raise BuildError(f"{sidecar(plan)} does not describe a plan: {error}") from None
     if facts.plan_sha256 != digest:
-        raise BuildError(f"{plan} is not the plan that {sidecar(plan).name} describes: copy both again")
+        raise BuildError(
+            f"{plan} is not the plan that {sidecar(plan).name} describes: copy both again"
+        )
     return facts
-
-
-def sha256(path: Path) -> str:
-    """A file's sha256, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,6 @@
-"""From ONNX to a plan through `trtexec`, where TensorRT's Python API is not installed: NVIDIA's tritonserver image may be such a place.
+"""From ONNX to a plan through `trtexec`, where TensorRT's Python API is not installed.
+
+NVIDIA's tritonserver image may be such a place.
 
 Every flag is spelled out, and means the same in TensorRT 10 and 11.
 """
@@ -11,10 +13,10 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from export.errors import BuildError
-from export.tensorrt.gpu import Gpu
-from export.tensorrt.inspection import check_precision, count_layers
-from export.tensorrt.plan import Order, Plan, describe
+from seresnext101_triton.export.errors import BuildError
+from seresnext101_triton.export.tensorrt.gpu import Gpu
+from seresnext101_triton.export.tensorrt.inspection import check_precision, count_layers
+from seresnext101_triton.export.tensorrt.plan import BuildSpec, Plan, describe
 
 IMAGE_PATH = Path("/usr/src/tensorrt/bin/trtexec")
 _HARDWARE = {"same": "none", "same-capability": "sameComputeCapability", "ampere+": "ampere+"}
@@ -27,14 +29,17 @@ def find() -> Path | None:
     return Path(found) if found else IMAGE_PATH if IMAGE_PATH.exists() else None
 
 
-def command(trtexec: Path, order: Order, layers: Path, cache: Path) -> list[str]:
+def command(trtexec: Path, spec: BuildSpec, layers: Path, cache: Path) -> list[str]:
     """The line that builds the plan, and writes its layers down."""
-    tuning = order.tuning
-    shapes = {size: f"{order.profile.input}:{'x'.join(map(str, shape))}" for size, shape in order.profile.shapes.items()}
+    tuning = spec.tuning
+    shapes = {
+        size: f"{spec.profile.input}:{'x'.join(map(str, shape))}"
+        for size, shape in spec.profile.shapes.items()
+    }
     return [
         str(trtexec),
-        f"--onnx={order.onnx}",
-        f"--saveEngine={order.plan}",
+        f"--onnx={spec.onnx}",
+        f"--saveEngine={spec.plan}",
         *(f"--{size}Shapes={shape}" for size, shape in shapes.items()),
         "--stronglyTyped",
         "--noTF32",
@@ -49,24 +54,37 @@ def command(trtexec: Path, order: Order, layers: Path, cache: Path) -> list[str]
     ]
 
 
-def build(trtexec: Path, order: Order, gpu: Gpu, note: Callable[[str], None]) -> Plan:
+def build(trtexec: Path, spec: BuildSpec, gpu: Gpu, note: Callable[[str], None]) -> Plan:
     """Build a plan and its sidecar, as `builder.build` does.
 
     Raises:
-        BuildError: trtexec failed, or its plan is not what was asked for. No sidecar is left, and a plan without one is not used.
+        BuildError: trtexec failed, or its plan is not what was asked for. No sidecar is left, and a
+            plan without one is not used.
     """
-    layers_file = order.plan.with_suffix(".layers.json")
-    order.cache.mkdir(parents=True, exist_ok=True)
-    line = command(trtexec, order, layers_file, order.cache / f"trtexec-sm{gpu.compute_capability.replace('.', '')}.cache")
+    layers_file = spec.plan.with_suffix(".layers.json")
+    spec.cache.mkdir(parents=True, exist_ok=True)
+    line = command(
+        trtexec,
+        spec,
+        layers_file,
+        spec.cache / f"trtexec-sm{gpu.compute_capability.replace('.', '')}.cache",
+    )
     note(" ".join(line))
-    result = subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
-    errors = "; ".join(text.partition("[E] ")[2] for text in result.stdout.splitlines() if "[E] " in text)
-    if result.returncode or not order.plan.exists():
-        raise BuildError(f"trtexec ended with code {result.returncode} and built no plan: {errors or result.stdout[-500:].strip()}")
+    result = subprocess.run(
+        line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
+    errors = "; ".join(
+        text.partition("[E] ")[2] for text in result.stdout.splitlines() if "[E] " in text
+    )
+    if result.returncode or not spec.plan.exists():
+        raise BuildError(
+            f"trtexec ended with code {result.returncode} and built no plan: "
+            f"{errors or result.stdout[-500:].strip()}"
+        )
     layers = count_layers(layers_file.read_text())
     layers_file.unlink()
-    check_precision(layers, order.precision)
-    return describe(order, gpu, layers=layers, tensorrt=version(result.stdout), builder="trtexec")
+    check_precision(layers, spec.precision)
+    return describe(spec, gpu, layers=layers, tensorrt=version(result.stdout), builder="trtexec")
 
 
 def version(output: str) -> str:

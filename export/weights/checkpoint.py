@@ -1,81 +1,72 @@
-"""Checkpoints from files: read without running code in them, renamed to this network's names, and checked to the last tensor."""
+"""A network from a checkpoint: all tensors are renamed and checked before one of them is read."""
 
 from __future__ import annotations
 
 import hashlib
-import pickle
-import re
-import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from export.errors import CheckpointError
-from export.network import Architecture, SEResNeXt
-from export.weights import Provenance
+from seresnext101_triton.export.errors import CheckpointError
+from seresnext101_triton.export.network import Architecture, SEResNeXt
+from seresnext101_triton.export.weights.choice import choose
+from seresnext101_triton.export.weights.names import normalise
+from seresnext101_triton.export.weights.opening import open_file, opened, tensor_of
+from seresnext101_triton.export.weights.provenance import Provenance
+from seresnext101_triton.export.weights.stored import FLOATS, Stored
+from seresnext101_triton.export.weights.wording import compact
 
 if TYPE_CHECKING:
-    from export.reporting import Reporter
+    from seresnext101_triton.export.reporting import Reporter
 
-_ENVELOPES = ("state_dict", "model", "ema")
-_WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
-_OLD_STAGE = re.compile(r"^layer(\d+)\.")
-_GATE_WEIGHT = (".squeeze.squeeze.weight", ".squeeze.expand.weight")
-_COUNTER = "num_batches_tracked"
-_SHA256_BLOCK = 1 << 20
+_COUNTER = "num_batches_tracked"  # of BatchNorm: not used in inference, and not in every file
 
 
 @dataclass(frozen=True)
 class FileSource:
-    """A checkpoint file: `.pth`, `.pth.tar`, `.pt` or `.safetensors`.
+    """A checkpoint file: `.pth`, `.pth.tar`, `.pt` or `.safetensors`, or a zip with one of them.
 
     Attributes:
         kind: What the manifest calls it; a download passes its own.
         location: Where it was downloaded from; the path where it was not.
+        ema: Take averaged weights.
     """
 
     path: Path
     kind: str = "file"
     location: str = ""
+    ema: bool = False
 
     def identity(self, reporter: Reporter) -> str:
-        return self._sha256
+        return f"{self._sha256}:ema" if self.ema else self._sha256
 
     @cached_property
     def _sha256(self) -> str:
-        return sha256_of_file(self.path)
+        try:
+            with open_file(self.path) as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            reason = error.strerror or error
+            raise CheckpointError(f"{self.path} cannot be read: {reason}") from None
 
     def load(self, architecture: Architecture, reporter: Reporter) -> tuple[SEResNeXt, Provenance]:
-        with reporter.step(f"reading {self.path}"):
-            provenance = Provenance(self.kind, self.location or str(self.path.resolve()), self._sha256)
-            return build(read(self.path), architecture, str(self.path)), provenance
+        with reporter.step(f"reading {self.path}"), opened(self.path) as (content, member):
+            choice = choose(content, str(self.path), ema=self.ema)
+            network = build(choice.tensors, architecture, str(self.path))
+        if choice.note:
+            reporter.note(f"  {choice.note}")
+        taken = ": ".join(filter(None, (member, choice.label)))
+        return network, Provenance(
+            self.kind, self.location or str(self.path.resolve()), self._sha256, taken=taken
+        )
 
 
-def read(path: Path) -> dict[str, Tensor]:
-    """The state dict in a checkpoint file. No code in it is run.
-
-    Raises:
-        CheckpointError: It is missing, truncated, no checkpoint, or a pickle that wants to run code.
-    """
-    _require_file(path)
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} is damaged, truncated or no safetensors file: {error}") from None
-    return _state_dict(_unpickle(path), path)
-
-
-def build(state: Mapping[str, Tensor], architecture: Architecture, name: str) -> SEResNeXt:
+def build(state: Mapping[str, Stored], architecture: Architecture, name: str) -> SEResNeXt:
     """A network with these tensors, in eval mode, float32, with as many classes as they have.
 
     Args:
@@ -84,48 +75,44 @@ def build(state: Mapping[str, Tensor], architecture: Architecture, name: str) ->
         name: What to call it in errors.
 
     Raises:
-        CheckpointError: It does not fit; the message lists all that is missing, unexpected, mis-shaped or not finite.
+        CheckpointError: It does not fit; the message lists all that is missing, unexpected,
+            mis-shaped, of a wrong type or not finite.
     """
-    state = normalise(state)
-    head = state.get("fc.weight")
-    if head is not None and head.ndim == 2 and len(head):
+    tensors = {
+        key: tensor for key, tensor in normalise(state, name).items() if not key.endswith(_COUNTER)
+    }
+    head = tensors.get("fc.weight")
+    if head is not None and not head.problem and len(head.shape) == 2 and all(head.shape):
         architecture = replace(architecture, classes=head.shape[0])
     with torch.device("meta"):
         network = SEResNeXt(architecture)
-    expected = network.state_dict()
-    for key in expected:
-        if key.endswith(_COUNTER):  # not used in inference, and not in every file
-            state.setdefault(key, torch.zeros((), dtype=torch.long))
-    _check(state, expected, name)
-    network.load_state_dict(state, assign=True)
+    every = network.state_dict()
+    expected = {
+        key: tuple(tensor.shape) for key, tensor in every.items() if not key.endswith(_COUNTER)
+    }
+    title = f"{name} does not fit this network, of {len(every)} tensors"
+    _check(tensors, expected, title)
+    # A copy, because a safetensors file's own tensors are the file itself, which someone may
+    # change.
+    values = {
+        key: tensor_of(tensors[key], f"{name}: {key}").to(torch.float32, copy=True).contiguous()
+        for key in expected
+    }
+    if broken := compact(
+        key for key, tensor in values.items() if not bool(torch.isfinite(tensor).all())
+    ):
+        raise CheckpointError(
+            "\n".join(
+                [
+                    f"{title}: values that are not finite",
+                    *(f"  not finite  {line}" for line in broken),
+                ]
+            )
+        )
+    for key in every:
+        values.setdefault(key, torch.zeros((), dtype=torch.long))
+    network.load_state_dict(values, assign=True)
     return network.eval().requires_grad_(False)
-
-
-def normalise(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict in this network's names and shapes: wrappers stripped, `layer1.` as `layers.0.`, gates as 1x1 convolutions."""
-    result = {}
-    for key, tensor in state.items():
-        while key.startswith(_WRAPPERS):
-            key = key.partition(".")[2]
-        key = _OLD_STAGE.sub(lambda match: f"layers.{int(match[1]) - 1}.", key)
-        if key.endswith(_GATE_WEIGHT) and tensor.ndim == 2:
-            tensor = tensor[:, :, None, None]
-        result[key] = tensor.float() if tensor.is_floating_point() else tensor
-    return result
-
-
-def sha256_of_file(path: Path) -> str:
-    """The file's digest in hexadecimal.
-
-    Raises:
-        CheckpointError: It cannot be read.
-    """
-    _require_file(path)
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_SHA256_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def sha256_of_tensors(state: Mapping[str, Tensor]) -> str:
@@ -134,116 +121,51 @@ def sha256_of_tensors(state: Mapping[str, Tensor]) -> str:
     for key in sorted(state):
         tensor = state[key].contiguous()
         digest.update(f"{key} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.numpy().data)
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def _require_file(path: Path) -> None:
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder: name the checkpoint file in it")
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist. --weights takes ngc, hub, seeded, a URL or the path of a checkpoint")
-    if path.stat().st_size == 0:
-        raise CheckpointError(f"{path} is empty (0 bytes)")
-
-
-def _unpickle(path: Path) -> Any:
-    import numpy as np
-
-    # Training scripts store their best accuracy as a numpy number.
-    harmless: list[Any] = [np.core.multiarray.scalar, np.dtype, *{type(np.dtype(kind)) for kind in "fdil"}]  # type: ignore[attr-defined]
-    try:
-        with torch.serialization.safe_globals(harmless), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's advice for other callers
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        forbidden = re.search(r"(?:GLOBAL|Unsupported class) (\S+)", str(error))
-        code = f" ({forbidden[1]})" if forbidden else ", or is damaged"
-        raise CheckpointError(
-            f"{path} is refused: it is a pickle that would run code{code} when loaded. "
-            "Save only the state dict: torch.save(model.state_dict(), path)"
-        ) from None
-    except Exception as error:  # a damaged file raises whatever the byte at hand leads to
-        if "TorchScript" in str(error):
-            raise CheckpointError(f"{path} is a TorchScript archive, not a checkpoint: save the model's state dict") from None
-        raise CheckpointError(f"{path} is damaged, truncated or no checkpoint{_reason(error)}") from None
-
-
-def _reason(error: Exception) -> str:
-    """The first sentence of torch's own reason, where it has one."""
-    return f": {str(error).splitlines()[0].split('. ')[0]}" if isinstance(error, RuntimeError) and str(error) else ""
-
-
-def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
-    while isinstance(content, Mapping):
-        envelope = next((name for name in _ENVELOPES if isinstance(content.get(name), Mapping)), None)
-        if envelope is None:
-            break
-        content = content[envelope]
-    if not isinstance(content, Mapping) or not content:
-        raise CheckpointError(f"{path} holds {_describe(content)}, not a state dict")
-    if strangers := sorted(str(key) for key, value in content.items() if not isinstance(value, Tensor)):
-        raise CheckpointError(
-            f"{path} holds no state dict, neither bare nor under {', '.join(_ENVELOPES)}: "
-            f"these entries are no tensors: {', '.join(strangers)}"
-        )
-    return dict(content)
-
-
-def _describe(content: Any) -> str:
-    return "an empty dict" if isinstance(content, Mapping) else f"a {type(content).__name__}"
-
-
-def _check(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], name: str) -> None:
-    shapes: dict[tuple[str, str], list[str]] = {}
-    for key in expected.keys() & state.keys():
-        if state[key].shape != expected[key].shape:
-            pair = (str(list(state[key].shape)), str(list(expected[key].shape)))
-            shapes.setdefault(pair, []).append(key)
+def _check(
+    tensors: Mapping[str, Stored], expected: Mapping[str, tuple[int, ...]], title: str
+) -> None:
+    """Refuse what does not fit, before a value of it is read."""
+    shapes: dict[str, list[str]] = {}
+    types: dict[str, list[str]] = {}
+    for key in expected.keys() & tensors.keys():
+        tensor = tensors[key]
+        if tensor.problem or tensor.dtype not in FLOATS:
+            types.setdefault(
+                f"{tensor.dtype}{': ' if tensor.problem else ''}{tensor.problem}", []
+            ).append(key)
+        elif tensor.shape != expected[key]:
+            shapes.setdefault(f"{list(tensor.shape)}, expected {list(expected[key])}", []).append(
+                key
+            )
+    missing, unexpected = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
     problems = {
-        "missing": compact(expected.keys() - state.keys()),
-        "unexpected": compact(state.keys() - expected.keys()),
-        "mis-shaped": [f"{key} is {found}, expected {wanted}" for (found, wanted), keys in sorted(shapes.items()) for key in compact(keys)],
-        "not finite": compact(key for key in expected.keys() & state.keys() if not bool(torch.isfinite(state[key]).all())),
+        "missing": compact(missing),
+        "unexpected": compact(unexpected),
+        "mis-shaped": [
+            f"{key} is {difference}"
+            for difference, keys in sorted(shapes.items())
+            for key in compact(keys)
+        ],
+        "wrong type": [
+            f"{key} is {kind}" for kind, keys in sorted(types.items()) for key in compact(keys)
+        ],
     }
     if any(problems.values()):
         counts = {
-            "missing": len(expected.keys() - state.keys()),
-            "unexpected": len(state.keys() - expected.keys()),
+            "missing": len(missing),
+            "unexpected": len(unexpected),
             "mis-shaped": sum(map(len, shapes.values())),
+            "of a wrong type": sum(map(len, types.values())),
         }
-        summary = ", ".join(f"{count} {what}" for what, count in counts.items() if count) or "values that are not finite"
         lines = [f"  {what:<11} {line}" for what, lines in problems.items() for line in lines]
-        raise CheckpointError("\n".join([f"{name} does not fit this network, of {len(expected)} tensors: {summary}", *lines]))
-
-
-def compact(keys: Iterable[str]) -> list[str]:
-    """Many tensor names in few lines, nothing left out: `layers.0.{0-2}.bn1.{bias,weight}`."""
-    rows = [tuple(key.split(".")) for key in keys]
-    for position in reversed(range(max(map(len, rows), default=0))):
-
-        def rest(row: tuple[str, ...], position: int = position) -> tuple[tuple[str, ...], tuple[str, ...]]:
-            return row[:position], row[position + 1 :]
-
-        long = [row for row in rows if len(row) > position]
-        merged = [row for row in rows if len(row) <= position]
-        for (before, after), group in groupby(sorted(long, key=rest), key=rest):
-            merged.append((*before, _join(row[position] for row in group), *after))
-        rows = merged
-    return sorted(".".join(row) for row in rows)
-
-
-def _join(parts: Iterable[str]) -> str:
-    names = sorted(set(parts))
-    if len(names) == 1:
-        return names[0]
-    if not all(name.isdigit() for name in names):
-        return f"{{{','.join(names)}}}"
-    numbers = sorted(map(int, names))
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return "{" + ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs) + "}"
+        if types:
+            lines.append(
+                f"  The way out: save plain float tensors ({', '.join(FLOATS)}), as "
+                "model.float().state_dict() of the network gives"
+            )
+        summary = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        raise CheckpointError("\n".join([f"{title}: {summary}", *lines]))

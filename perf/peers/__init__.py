@@ -1,7 +1,10 @@
-"""What one would serve the eager network with otherwise, each as small and as well configured as its own documentation advises.
+"""Other servers for the same network, each as small and as fast as its own documentation advises.
 
     python -m perf compare client:seresnext101_onnx peer:fastapi peer:litserve peer:pytriton
 
-puts them behind the same load: N people who each send one photograph after the other and want its top-5. `launch.py` starts them and asks
-them; every other module but `network.py` is one server.
+compares them under the same load: a number of users, each of whom sends one photograph after the
+other and wants its top-5. `launch.py` starts a server and sends the requests; every other module
+is one server. It is a program with the arguments HTTP_PORT GRPC_PORT METRICS_PORT ARCHITECTURE.
 """
+
+MAX_BATCH = 8  # of the servers that batch

@@ -1,4 +1,4 @@
-"""FastAPI: a plain function in its thread pool, as its documentation advises for work that blocks."""
+"""FastAPI: a plain function in its thread pool, as its documentation advises for blocking work."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Annotated
 import uvicorn
 from fastapi import Body, FastAPI
 
-from perf.peers.network import Eager, prepare, top5
+from seresnext101_triton.perf.eager import EagerNetwork, prepare, top5
 
 
-def application() -> FastAPI:
-    """The service."""
-    network = Eager()
+def application(architecture: str) -> FastAPI:
+    """The web application."""
+    network = EagerNetwork(architecture)
     app = FastAPI()
 
     @app.post("/predict")
@@ -24,4 +24,5 @@ def application() -> FastAPI:
 
 
 if __name__ == "__main__":
-    uvicorn.run(application(), host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
+    port, _, _, architecture = sys.argv[1:]
+    uvicorn.run(application(architecture), host="127.0.0.1", port=int(port), log_level="warning")

@@ -1,4 +1,4 @@
-"""Starts a peer, and asks it as a person would: a photograph in, its top-5 out."""
+"""Starts a peer server, and sends it photographs as its users would: an image in, its top-5 out."""
 
 from __future__ import annotations
 
@@ -11,93 +11,122 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 
 import psutil
 import tritonclient.grpc as triton
 
-from client.images import sample_photographs
-from perf.errors import PerfError
-from perf.peers.network import ARCHITECTURE_VARIABLE, prepare, top5
-from server.installation import libpython_folder
-from server.launcher import LOCALHOST, Ports
+from seresnext101_triton.client.images import sample_photographs
+from seresnext101_triton.perf.eager import architecture_named, prepare, top5
+from seresnext101_triton.perf.errors import PerfError
+from seresnext101_triton.server.installation import libpython_folder
+from seresnext101_triton.server.launcher import LOCALHOST, Ports
 
 _START_S = 120.0
-Ask = Callable[[bytes], list[int]]
+User = Callable[[bytes], list[int]]  # sends an image file, and returns the top-5
 
 
-def closed_loop(asks: list[Ask], seconds: float) -> float:
-    """As many people as there are `asks`, each with one photograph after the other, for so long: images a second."""
+def closed_loop(users: Sequence[User], seconds: float) -> float:
+    """Let every user send one photograph after the other, and return images per second.
+
+    Args:
+        users: The users, who send at the same time.
+        seconds: The duration.
+    """
     files = [path.read_bytes() for path in sample_photographs()]
     started = time.perf_counter()
 
-    def person(index: int) -> int:
+    def work(index: int) -> int:
         count = 0
         while time.perf_counter() - started < seconds:
-            asks[index](files[(index + count) % len(files)])
+            users[index](files[(index + count) % len(files)])
             count += 1
         return count
 
-    with ThreadPoolExecutor(len(asks)) as people:
-        answered = sum(people.map(person, range(len(asks))))
+    with ThreadPoolExecutor(len(users)) as pool:
+        answered = sum(pool.map(work, range(len(users))))
     return answered / (time.perf_counter() - started)
 
 
 @contextmanager
-def peer(name: str, people: int, architecture: str) -> Iterator[list[Ask]]:
-    """A running peer, and a way to ask it for each person.
+def running_peer(name: str, users: int, architecture: str) -> Iterator[list[User]]:
+    """Start a peer, and end it on leaving.
+
+    Args:
+        name: A key of `PEERS`.
+        users: The number of users.
+        architecture: The architecture of its network.
+
+    Yields:
+        The users, each with its own connection.
 
     Raises:
-        PerfError: There is no such peer, its package is missing, or it did not start.
+        PerfError: There is no such peer, its package is missing, or it does not start.
+        UsageError: There is no such architecture.
     """
     if name not in PEERS:
         raise PerfError(f"there is no peer {name}: choose from {', '.join(PEERS)}")
     if find_spec(name) is None:
         raise PerfError(f"{name} is not installed: pip install '.[peers]'")
+    architecture_named(architecture)
     ports = Ports(0, 0, 0).resolve(LOCALHOST)
-    process = subprocess.Popen(
-        [sys.executable, "-m", f"perf.peers.{name}", *map(str, (ports.http, ports.grpc, ports.metrics))],
-        # PyTriton's stub of Python needs the library of this very Python, as our own server's does.
-        env=os.environ | {ARCHITECTURE_VARIABLE: architecture, "LD_LIBRARY_PATH": str(libpython_folder())},
+    process = _start(name, ports, architecture)
+    log: list[str] = []
+    threading.Thread(target=log.extend, args=(process.stderr,), daemon=True).start()
+    try:
+        found = [PEERS[name](ports) for _ in range(users)]
+        _wait(process, found[0], log, name)
+        yield found
+    finally:
+        _end(process)
+
+
+def _start(name: str, ports: Ports, architecture: str) -> subprocess.Popen[str]:
+    arguments = [*map(str, (ports.http, ports.grpc, ports.metrics)), architecture]
+    return subprocess.Popen(
+        [sys.executable, "-m", f"{__package__}.{name}", *arguments],
+        # PyTriton's Python stub needs the library of this Python, as our own server's stub does.
+        env=os.environ | {"LD_LIBRARY_PATH": str(libpython_folder())},
+        cwd=Path(__file__).parents[2],  # not a folder of the user, which may hold another `perf`
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    said: list[str] = []
-    assert process.stderr is not None
-    threading.Thread(target=lambda stream: said.extend(stream), args=(process.stderr,), daemon=True).start()
-    try:
-        asks = [_ASKS[name](ports.grpc if name == "pytriton" else ports.http) for _ in range(people)]
-        _wait(process, asks[0], said, name)
-        yield asks
-    finally:
-        family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-        process.terminate()
-        _, alive = psutil.wait_procs(family, timeout=10)
-        for each in alive:  # LitServe's workers outlive it
-            each.kill()
-        process.kill()
-        process.wait()
 
 
-def _wait(process: subprocess.Popen[str], ask: Ask, said: list[str], name: str) -> None:
+def _end(process: subprocess.Popen[str]) -> None:
+    running = process.poll() is None
+    children = psutil.Process(process.pid).children(recursive=True) if running else []
+    process.terminate()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    for child in alive:  # LitServe's workers outlive it
+        child.kill()
+    process.kill()
+    process.wait()
+
+
+def _wait(process: subprocess.Popen[str], user: User, log: list[str], name: str) -> None:
     file = sample_photographs()[0].read_bytes()
     deadline = time.monotonic() + _START_S
     while True:
         try:
-            if len(ask(file)) == 5:
+            if len(user(file)) == 5:
                 return
         except (PerfError, triton.InferenceServerException):
             time.sleep(0.3)
         if process.poll() is not None or time.monotonic() > deadline:
-            raise PerfError(f"{name} did not start: {said[-1].strip() if said else 'it said nothing'}")
+            reason = log[-1].strip() if log else "it wrote no message"
+            raise PerfError(f"{name} did not start: {reason}")
 
 
-def _http(port: int, encode: Callable[[bytes], bytes] = lambda file: file, kind: str = "image/jpeg") -> Ask:
+def _http_user(
+    port: int, encode: Callable[[bytes], bytes] = lambda file: file, kind: str = "image/jpeg"
+) -> User:
     connection = http.client.HTTPConnection(LOCALHOST, port, timeout=60)
 
     def attempt(file: bytes) -> list[int]:
@@ -112,33 +141,43 @@ def _http(port: int, encode: Callable[[bytes], bytes] = lambda file: file, kind:
             raise PerfError(f"a peer answers {response.status}: {content[:200]!r}")
         return list(json.loads(content))
 
-    def ask(file: bytes) -> list[int]:
+    def send(file: bytes) -> list[int]:
         try:
             return attempt(file)
         except (OSError, http.client.HTTPException):
-            pass  # servers close connections that rest between two turns
+            pass  # servers close connections that are idle between two turns
         try:
             return attempt(file)
         except (OSError, http.client.HTTPException) as error:
             raise PerfError(f"a peer does not answer any more: {error}") from None
 
-    return ask
+    return send
 
 
-def _json(port: int) -> Ask:
-    return _http(port, lambda file: json.dumps({"image": base64.b64encode(file).decode()}).encode(), "application/json")
+def _fastapi_user(ports: Ports) -> User:
+    return _http_user(ports.http)
 
 
-def _pytriton(port: int) -> Ask:
-    client = triton.InferenceServerClient(f"{LOCALHOST}:{port}")
+def _litserve_user(ports: Ports) -> User:
+    def encode(file: bytes) -> bytes:
+        return json.dumps({"image": base64.b64encode(file).decode()}).encode()
 
-    def ask(file: bytes) -> list[int]:
+    return _http_user(ports.http, encode, "application/json")
+
+
+def _pytriton_user(ports: Ports) -> User:
+    client = triton.InferenceServerClient(f"{LOCALHOST}:{ports.grpc}")
+
+    def send(file: bytes) -> list[int]:
         tensor = triton.InferInput("image", [1, 3, 224, 224], "FP32")
         tensor.set_data_from_numpy(prepare(file)[None])
         return top5(client.infer("network", [tensor]).as_numpy("probabilities")[0])
 
-    return ask
+    return send
 
 
-_ASKS = {"fastapi": _http, "litserve": _json, "pytriton": _pytriton}
-PEERS = tuple(_ASKS)
+PEERS: dict[str, Callable[[Ports], User]] = {
+    "fastapi": _fastapi_user,
+    "litserve": _litserve_user,
+    "pytriton": _pytriton_user,
+}

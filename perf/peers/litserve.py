@@ -1,4 +1,7 @@
-"""LitServe with its dynamic batching, up to eight pictures and 10 ms; a picture comes in JSON, as its documentation has it."""
+"""LitServe with its dynamic batching, up to 8 images within 10 ms.
+
+An image travels in JSON, as LitServe's documentation shows it.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,17 @@ from typing import Any
 import litserve
 import numpy as np
 
-from perf.peers.network import MAX_BATCH, Eager, prepare, top5
+from seresnext101_triton.perf.eager import EagerNetwork, prepare, top5
+from seresnext101_triton.perf.peers import MAX_BATCH
 
 
 class Service(litserve.LitAPI):  # type: ignore[misc]
-    """Decodes, batches, answers."""
+    """Decodes the images, runs the network on a batch, and encodes the answers."""
 
-    def setup(self, device: str) -> None:
-        self._network = Eager()
+    architecture: str
+
+    def setup(self, device: str) -> None:  # noqa: ARG002  LitServe passes it by name
+        self._network = EagerNetwork(self.architecture)
 
     def decode_request(self, request: dict[str, str]) -> np.ndarray:
         return prepare(base64.b64decode(request["image"]))
@@ -35,5 +41,8 @@ class Service(litserve.LitAPI):  # type: ignore[misc]
 
 
 if __name__ == "__main__":
-    server = litserve.LitServer(Service(max_batch_size=MAX_BATCH, batch_timeout=0.01), accelerator="cpu")
-    server.run(host="127.0.0.1", port=int(sys.argv[1]), generate_client_file=False, log_level="warning")
+    port, _, _, architecture = sys.argv[1:]
+    service = Service(max_batch_size=MAX_BATCH, batch_timeout=0.01)
+    service.architecture = architecture
+    server = litserve.LitServer(service, accelerator="cpu")
+    server.run(host="127.0.0.1", port=int(port), generate_client_file=False, log_level="warning")

@@ -1,4 +1,7 @@
-"""PyTriton: Triton around a Python function, with its dynamic batching. Its clients prepare the pictures."""
+"""PyTriton: Triton around a Python function, with its dynamic batching.
+
+Its clients prepare the images.
+"""
 
 from __future__ import annotations
 
@@ -9,30 +12,38 @@ from pytriton.decorators import batch
 from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig
 
-from perf.peers.network import MAX_BATCH, Eager
+from seresnext101_triton.perf.eager import EagerNetwork
+from seresnext101_triton.perf.peers import MAX_BATCH
 
 LOCALHOST = "127.0.0.1"
 
 
-def main(http: int, grpc: int, metrics: int) -> None:
-    """Serve at these ports until ended."""
-    network = Eager()
+def main(http: str, grpc: str, metrics: str, architecture: str) -> None:
+    """Serve at these ports until the process is ended."""
+    network = EagerNetwork(architecture)
 
     @batch  # type: ignore[untyped-decorator]
     def infer(image: np.ndarray) -> dict[str, np.ndarray]:
         return {"probabilities": network(image)}
 
-    ports = TritonConfig(http_port=http, grpc_port=grpc, metrics_port=metrics, http_address=LOCALHOST, grpc_address=LOCALHOST)
-    with Triton(config=ports) as triton:
+    config = TritonConfig(
+        http_port=int(http),
+        grpc_port=int(grpc),
+        metrics_port=int(metrics),
+        http_address=LOCALHOST,
+        grpc_address=LOCALHOST,
+    )
+    batcher = DynamicBatcher(max_queue_delay_microseconds=0)
+    with Triton(config=config) as triton:
         triton.bind(
             "network",
             infer,
             inputs=[Tensor(name="image", dtype=np.float32, shape=(3, 224, 224))],
             outputs=[Tensor(name="probabilities", dtype=np.float32, shape=(-1,))],
-            config=ModelConfig(max_batch_size=MAX_BATCH, batcher=DynamicBatcher(max_queue_delay_microseconds=0)),
+            config=ModelConfig(max_batch_size=MAX_BATCH, batcher=batcher),
         )
         triton.serve()
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(*sys.argv[1:])

@@ -1,8 +1,10 @@
 """Python-based Triton backends, for a tritonserver without the C++ ones.
 
-Triton loads `backends/<name>/model.py` for every model whose config.pbtxt names that backend, so the same repository is served by
-NVIDIA's image with its C++ backends and by the embedded server with these.
+Triton loads `backends/<name>/model.py` for every model whose config.pbtxt names that backend. So
+the same repository is served by NVIDIA's image with its C++ backends, and by the embedded server
+with these backends.
 """
 
-# Triton does not tell a backend where a model lies while its config is being completed; the launcher does, in this variable.
+# Triton does not tell a backend the folder of a model whose config it completes. The launcher does,
+# in this variable.
 REPOSITORY_VARIABLE = "SERVED_MODEL_REPOSITORY"

@@ -1,7 +1,7 @@
-"""One small adapter per runtime: it loads an artifact and maps an array to an array.
+"""One small adapter for each runtime. It loads an artifact and maps an array to an array.
 
-The backends serve artifacts through these adapters, and the parity gate runs them through the same ones, so that what was proven is what
-is served. Adding a runtime is adding a module with a subclass of `Runtime`, and a line to `RUNTIMES`.
+The backends serve artifacts with these adapters, and the parity gate tests artifacts with the same
+adapters. To add a runtime, add a module with a subclass of `Runtime` and a line to `RUNTIMES`.
 """
 
 from __future__ import annotations
@@ -10,30 +10,51 @@ from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 
-from server.runtimes.base import Runtime, TensorSpec
+from seresnext101_triton.server.errors import InstallationError
+from seresnext101_triton.server.runtimes.base import Runtime, TensorSpec
 
 __all__ = ["RUNTIMES", "Runtime", "TensorSpec", "load"]
 
 RUNTIMES = {
-    "onnxruntime": "server.runtimes.onnxruntime:OnnxRuntime",
-    "openvino": "server.runtimes.openvino:OpenVino",
-    "tensorrt": "server.runtimes.tensorrt:TensorRT",
-    "torchscript": "server.runtimes.torchscript:TorchScript",
+    "onnxruntime": "seresnext101_triton.server.runtimes.onnxruntime:OnnxRuntime",
+    "openvino": "seresnext101_triton.server.runtimes.openvino:OpenVino",
+    "tensorrt": "seresnext101_triton.server.runtimes.tensorrt:TensorRT",
+    "torchscript": "seresnext101_triton.server.runtimes.torchscript:TorchScript",
+}
+
+# The extra that installs each package of a runtime.
+_EXTRAS = {
+    "onnxruntime": "serve-onnx",
+    "openvino": "serve-openvino",
+    "tensorrt": "gpu",
+    "torch": "serve-torchscript",
 }
 
 
-def load(runtime: str, artifact: Path, parameters: Mapping[str, str], device: str = "cpu") -> Runtime:
+def load(
+    runtime: str, artifact: Path, parameters: Mapping[str, str], device: str = "cpu"
+) -> Runtime:
     """Load an artifact.
 
     Args:
-        runtime: A key of `RUNTIMES`.
+        runtime: A key of `RUNTIMES`, or a subclass of `Runtime` from elsewhere as `module:class`.
         artifact: The file.
-        parameters: The model's `parameters` of config.pbtxt, in the names of the C++ backend that serves the same artifact.
+        parameters: The model's `parameters` of config.pbtxt, with the names of the C++ backend that
+            serves the same artifact.
         device: `cpu`, or `cuda:N`.
 
     Raises:
-        ArtifactError: It is not there, or not what the runtime can run.
+        ArtifactError: The artifact is missing, or the runtime cannot run it.
+        InstallationError: A package of the runtime is not installed.
     """
-    module, name = RUNTIMES[runtime].split(":")
-    adapter: type[Runtime] = getattr(import_module(module), name)
+    module, name = RUNTIMES.get(runtime, runtime).split(":")
+    try:
+        adapter: type[Runtime] = getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRAS:
+            raise
+        raise InstallationError(
+            f"{artifact.name} needs {error.name}, which is not installed: "
+            f"pip install '.[{_EXTRAS[error.name]}]'"
+        ) from None
     return adapter(artifact, parameters, device)

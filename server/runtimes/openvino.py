@@ -1,81 +1,185 @@
-"""OpenVINO artifacts (`model.xml` with `model.bin` beside it), with the parameters of Triton's OpenVINO backend."""
+"""Runs OpenVINO artifacts (`model.xml` and `model.bin`) with the parameters of Triton's backend."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 
-from server.cores import usable_cores
-from server.errors import ArtifactError
-from server.runtimes.base import Runtime, TensorSpec, thread_count
+from seresnext101_triton.server.cores import MOST_THREADS, usable_cores
+from seresnext101_triton.server.errors import ArtifactError
+from seresnext101_triton.server.runtimes import bfloat16, int8
+from seresnext101_triton.server.runtimes.base import Runtime, TensorSpec
+from seresnext101_triton.server.runtimes.openvino_package import core, openvino
 
+# With this property, an INT8 graph is computed in floating point. The sums are then exact, and the
+# graph is not faster than in FP32.
+_WITHOUT_INT8 = {"LP_TRANSFORMS_MODE": "NO"}
 _HINTS = ("LATENCY", "THROUGHPUT", "CUMULATIVE_THROUGHPUT")
 
 
 class OpenVino(Runtime):
     """Runs OpenVINO's IR on the CPU.
 
-    Honours PERFORMANCE_HINT, NUM_STREAMS, INFERENCE_NUM_THREADS and HINT_BF16. Its CPU plugin has no COMPILATION_NUM_THREADS.
+    It uses the parameters PERFORMANCE_HINT, NUM_STREAMS, INFERENCE_NUM_THREADS, HINT_BF16 and
+    CPU_EXTENSION_PATH.
 
-    Without HINT_BF16 it computes in FP32. NVIDIA's backend has no such switch: on a processor with bfloat16 units it leaves OpenVINO at
-    its default there, which is bfloat16.
+    Without HINT_BF16, this class computes in FP32. NVIDIA's backend cannot be told to do so: on a
+    processor with bfloat16 units, it computes in bfloat16. If the integer kernels saturate, this
+    class computes an INT8 model in floating point. NVIDIA's backend uses the integer kernels
+    nevertheless. With HINT_BF16, OpenVINO computes in FP32 if the processor has no bfloat16 units,
+    or if ONEDNN_MAX_CPU_ISA forbids their use.
+
+    Attributes:
+        precision: The precision that OpenVINO was asked for, `f32` or `bf16`.
     """
 
     def __init__(self, artifact: Path, parameters: Mapping[str, str], device: str) -> None:
         if device != "cpu":
             raise ArtifactError(f"{artifact} is served on CPUs only, and not on {device}")
+        properties = _properties(parameters)
         try:
-            compiled = openvino.Core().compile_model(str(artifact), "CPU", _properties(parameters))
-        except RuntimeError as error:
-            raise ArtifactError(f"{artifact} cannot be loaded by OpenVINO: {_reason(error)}") from None
+            runner = core(parameters.get("CPU_EXTENSION_PATH", ""))
+            compiled = runner.compile_model(str(artifact), "CPU", properties)
+            if "int8" in _kernels(compiled) and not int8.adds_exactly():
+                model = _with_weights_in_floating_point(runner.read_model(str(artifact)))
+                compiled = runner.compile_model(model, "CPU", properties | _WITHOUT_INT8)
+        except Exception as error:  # noqa: BLE001  (a RuntimeError, or the binding's own error)
+            why = _reason(error)
+            raise ArtifactError(f"{artifact} cannot be loaded by OpenVINO: {why}") from None
         self.precision = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        self.input = _only(artifact, "input", compiled.inputs)
+        self.output = _only(artifact, "output", compiled.outputs)
         self._compiled = compiled
         self._request = compiled.create_infer_request()
-        self.input, self.output = (
-            TensorSpec(port.any_name, tuple(axis.get_length() if axis.is_static else -1 for axis in port.partial_shape)[1:])
-            for port in (compiled.input(0), compiled.output(0))
-        )
+
+    @property
+    def ran_in(self) -> str:
+        """The type in which the convolutions are computed: `int8`, `bf16` or `fp32`."""
+        return next((kind for kind in ("int8", "bf16") if kind in _kernels(self._compiled)), "fp32")
 
     def kernels(self, layer: str) -> dict[str, int]:
-        """How many layers of a kind (`Convolution`) OpenVINO's execution graph runs in which type, `int8` among them."""
-        operations = [operation.rt_info for operation in self._compiled.get_runtime_model().get_ops()]
-        names = [str(info["primitiveType"].astype(str)) for info in operations if info["layerType"].astype(str) == layer]
-        return dict(Counter("int8" if name.lower().endswith("i8") else name.rsplit("_", 1)[-1].lower() for name in names))
+        """How many layers of a kind, for example `Convolution`, are computed in each type."""
+        return _kernels(self._compiled, layer)
 
     def run(self, batch: np.ndarray) -> np.ndarray:
-        # The request's own output is written to again by the next run.
+        # The output is copied, because the next run overwrites it.
         images = np.require(batch, np.float32, requirements=["C", "W"])
         return self._request.infer([images], share_inputs=True)[0].copy()
 
 
-def _properties(parameters: Mapping[str, str]) -> dict[str, Any]:
-    """The backend's parameters as OpenVINO's properties.
+def _kernels(compiled: Any, layer: str = "Convolution") -> dict[str, int]:
+    operations = [operation.rt_info for operation in compiled.get_runtime_model().get_ops()]
+    names = [
+        str(info["primitiveType"].astype(str)).lower()
+        for info in operations
+        if info["layerType"].astype(str) == layer
+    ]
+    return dict(
+        Counter("int8" if name.endswith("i8") else name.rsplit("_", 1)[-1] for name in names)
+    )
+
+
+def _only(artifact: Path, kind: str, ports: Sequence[Any]) -> TensorSpec:
+    """The only input or output of a model.
 
     Raises:
-        ArtifactError: A value is not one that the backend takes.
+        ArtifactError: There is not exactly one, or it is not an FP32 tensor with a batch axis, or
+            an axis has an upper bound. NVIDIA's backend refuses such a bound (doesMatch in
+            src/openvino_utils.cc of openvino_backend).
     """
-    # Each instance is a process of its own, and all would bind themselves to the same cores.
+    described = (
+        f"{port.any_name} {port.element_type.to_string()} {port.partial_shape}" for port in ports
+    )
+    found = ", ".join(described) or "none"
+    is_fp32 = len(ports) == 1 and ports[0].element_type == openvino.Type.f32
+    shape = ports[0].partial_shape if is_fp32 else openvino.PartialShape([])
+    if shape.rank.is_dynamic or not len(shape):
+        raise ArtifactError(
+            f"{artifact} must have one {kind}, an FP32 tensor with a batch axis, and has {found}"
+        )
+    if bounded := [str(axis) for axis in shape if axis.is_dynamic and axis.get_max_length() >= 0]:
+        raise ArtifactError(
+            f"{artifact} has the {kind} {found}: the axis {bounded[0]} must have one length, or "
+            "any length from 1 on (1..)"
+        )
+    batch, *dims = (axis.get_length() if axis.is_static else -1 for axis in shape)
+    return TensorSpec(ports[0].any_name, tuple(dims), batch)
+
+
+def _with_weights_in_floating_point(model: openvino.Model) -> openvino.Model:
+    """The same model with FP32 constants instead of INT8 constants, conversions and scales.
+
+    OpenVINO keeps such a fully connected layer compressed, for which it has no kernel if
+    ONEDNN_MAX_CPU_ISA forbids the instructions that the processor has (OpenVINO 2026.4).
+    """
+    passes = openvino.passes.Manager()
+    passes.register_pass(openvino.passes.ConstantFolding())
+    passes.run_passes(model)
+    return model
+
+
+def _properties(parameters: Mapping[str, str]) -> dict[str, Any]:
+    """The parameters of Triton's backend as properties of OpenVINO.
+
+    Values may be in upper or lower case. An empty value is the same as no parameter.
+
+    Source: triton-inference-server/openvino_backend, src/openvino.cc, ParseParameterHelper.
+
+    Raises:
+        ArtifactError: NVIDIA's backend does not accept a value.
+    """
+    # Each instance is a separate process. With pinning, all instances would use the same cores.
     properties: dict[str, Any] = {"ENABLE_CPU_PINNING": False}
-    properties |= {"INFERENCE_PRECISION_HINT": "bf16" if parameters.get("HINT_BF16") == "YES" else "f32"}
-    if hint := parameters.get("PERFORMANCE_HINT"):
+    if parameters.get("HINT_BF16", "").upper() not in ("", "YES"):
+        raise ArtifactError(
+            f"parameter HINT_BF16 must be YES, not {parameters['HINT_BF16']!r}: leave it out for "
+            "FP32"
+        )
+    half = parameters.get("HINT_BF16") and bfloat16.can_be_asked_for()
+    properties["INFERENCE_PRECISION_HINT"] = "bf16" if half else "f32"
+    if parameters.get("COMPILATION_NUM_THREADS"):
+        raise ArtifactError(
+            "parameter COMPILATION_NUM_THREADS is not one of OpenVINO's CPU plugin: leave it out"
+        )
+    if hint := parameters.get("PERFORMANCE_HINT", "").upper():
         if hint not in _HINTS:
-            raise ArtifactError(f"parameter PERFORMANCE_HINT must be one of {', '.join(_HINTS)}, not {hint!r}")
+            raise ArtifactError(
+                f"parameter PERFORMANCE_HINT must be one of {', '.join(_HINTS)}, not "
+                f"{parameters['PERFORMANCE_HINT']!r}"
+            )
         properties["PERFORMANCE_HINT"] = hint
-    streams = parameters.get("NUM_STREAMS", "")
+    streams = parameters.get("NUM_STREAMS", "").upper()
     if streams in ("AUTO", "NUMA"):
         properties["NUM_STREAMS"] = streams
-    elif count := thread_count(parameters, "NUM_STREAMS"):
+    elif count := _number(parameters, "NUM_STREAMS", ", AUTO or NUMA"):
         properties["NUM_STREAMS"] = str(count)
-    properties["INFERENCE_NUM_THREADS"] = thread_count(parameters, "INFERENCE_NUM_THREADS") or usable_cores()
+    threads = _number(parameters, "INFERENCE_NUM_THREADS")
+    properties["INFERENCE_NUM_THREADS"] = threads or usable_cores()
     return properties
 
 
-def _reason(error: RuntimeError) -> str:
-    """What OpenVINO says behind the places in its source that it was thrown from."""
+def _number(parameters: Mapping[str, str], name: str, others: str = "") -> int:
+    """The value of a parameter as a number. NVIDIA's backend accepts digits and no sign.
+
+    Raises:
+        ArtifactError: The value is not such a number, or it is over `MOST_THREADS`.
+    """
+    text = parameters.get(name) or "0"
+    is_short_number = re.fullmatch("[0-9]+", text) and len(text) <= len(str(MOST_THREADS))
+    if not is_short_number or int(text) > MOST_THREADS:
+        raise ArtifactError(
+            f"parameter {name} must be a whole number of 0 to {MOST_THREADS}{others}, not {text!r}"
+        )
+    return int(text)
+
+
+def _reason(error: Exception) -> str:
+    """The last line of OpenVINO's error that does not name a place in its source code."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in reversed(lines) if not line.startswith("Exception from")), "it does not say why")
+    texts = (line for line in reversed(lines) if not line.startswith("Exception from"))
+    return next(texts, "it does not say why")

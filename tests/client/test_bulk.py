@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,15 +18,17 @@ import pytest
 import tritonclient.grpc as grpcclient
 from PIL import Image
 
-from client import Classifier, Link
-from client.bulk import classify_into
-from client.cli import main
-from client.errors import ModelUnavailable, OutputError, ServerUnreachable
-from client.images import sample_photographs
-from client.sources import expand
-from export.config import Serving
-from export.pipeline import export
-from server.launcher import Ports, Server
+from seresnext101_triton.client import Classifier, TransportOptions
+from seresnext101_triton.client.bulk import BulkEvents, BulkOptions, classify_into
+from seresnext101_triton.client.cli import main
+from seresnext101_triton.client.errors import ModelUnavailable, OutputError, ServerUnreachable
+from seresnext101_triton.client.images import sample_photographs
+from seresnext101_triton.client.progress import progress
+from seresnext101_triton.client.records import records_at
+from seresnext101_triton.client.sources import expand
+from seresnext101_triton.export.pipeline import export
+from seresnext101_triton.export.serving import Serving
+from seresnext101_triton.server.launcher import Ports, Server
 from tests.conftest import FREE_PORTS, QUIET, tiny_request
 from tests.export.test_repository import mounted
 
@@ -36,7 +39,9 @@ def photos(tmp_path) -> Path:
     folder = tmp_path / "photos"
     folder.mkdir()
     for number in range(40):
-        Image.new("RGB", (8, 8), (number * 6, 128, 255 - number * 6)).save(folder / f"{number:02}.png")
+        Image.new("RGB", (8, 8), (number * 6, 128, 255 - number * 6)).save(
+            folder / f"{number:02}.png"
+        )
     (folder / "17.png").write_bytes(b"nothing")
     return folder
 
@@ -62,8 +67,10 @@ def test_every_image_has_a_line(server, photos, tmp_path, capsys):
     assert f"{output}: 40 images, 1 unreadable, as their records say" in capsys.readouterr().err
     assert_whole(output, photos)
     with Classifier(server.url, "tiny_onnx") as classifier:
-        for entry in lines(output)[:3]:
-            assert [one["index"] for one in entry["predictions"]] == [one.index for one in classifier.classify(entry["image"])]
+        for entry in [entry for entry in lines(output) if "error" not in entry][:3]:
+            assert [one["index"] for one in entry["predictions"]] == [
+                one.index for one in classifier.classify(entry["image"])
+            ]
 
 
 def test_a_second_run_asks_nothing_again(server, photos, tmp_path, capsys):
@@ -103,7 +110,9 @@ def test_a_server_that_is_killed_and_started_again(repository, photos, tmp_path)
     first = Server(repository, ports=ports, only=["tiny_onnx"])
     first.__enter__()
     killed, finished = threading.Event(), threading.Event()
-    second = Server(repository, ports=Ports(ports.grpc, ports.http, ports.metrics), only=["tiny_onnx"])
+    second = Server(
+        repository, ports=Ports(ports.grpc, ports.http, ports.metrics), only=["tiny_onnx"]
+    )
 
     def restart():
         killed.wait(60)
@@ -121,10 +130,14 @@ def test_a_server_that_is_killed_and_started_again(repository, photos, tmp_path)
             killed.set()
 
     try:
-        link = Link(retries=0)
-        with Classifier(first.url, "tiny_onnx", link=link) as classifier:
+        link = TransportOptions(retries=0)
+        with Classifier(first.url, "tiny_onnx", transport_options=link) as classifier:
+            options, events = (
+                BulkOptions(patience_s=60, top=1, batch=1),
+                BulkEvents(progress, notes.append),
+            )
             tally = classify_into(
-                output, lambda: expand([str(photos)]), classifier, top=1, patience_s=60, batch=1, progress=progress, note=notes.append
+                output, lambda: expand([str(photos)]), classifier, options, events
             )
     finally:
         finished.set()
@@ -137,9 +150,13 @@ def test_a_server_that_is_killed_and_started_again(repository, photos, tmp_path)
 def test_a_server_that_does_not_come_back(repository, photos, tmp_path):
     output = tmp_path / "answers.jsonl"
     with Server(repository, ports=FREE_PORTS, only=["tiny_onnx"]) as server:
-        classifier = Classifier(server.url, "tiny_onnx", link=Link(retries=0))
+        classifier = Classifier(
+            server.url, "tiny_onnx", transport_options=TransportOptions(retries=0)
+        )
     with classifier, pytest.raises(ServerUnreachable):
-        classify_into(output, lambda: expand([str(photos)]), classifier, top=1, patience_s=0.5)
+        classify_into(
+            output, lambda: expand([str(photos)]), classifier, BulkOptions(patience_s=0.5, top=1)
+        )
 
 
 def test_a_model_that_is_unloaded_under_way(repository, photos, tmp_path):
@@ -155,8 +172,11 @@ def test_a_model_that_is_unloaded_under_way(repository, photos, tmp_path):
             if tally.answered == 10:
                 operator.unload_model("tiny_onnx")
 
-        def run(**options):
-            return classify_into(output, lambda: expand([str(photos)]), classifier, top=1, patience_s=60, batch=1, in_flight=1, **options)
+        def run(**events):
+            options = BulkOptions(patience_s=60, top=1, batch=1, in_flight=1)
+            return classify_into(
+                output, lambda: expand([str(photos)]), classifier, options, BulkEvents(**events)
+            )
 
         with pytest.raises(ModelUnavailable, match="tiny_onnx"):
             run(progress=progress)
@@ -172,7 +192,7 @@ def parquet(folder: Path) -> list[dict]:
 
 def test_parquet_says_what_json_lines_say(server, photos, tmp_path, monkeypatch):
     """In several files, since one holds a limited number of rows."""
-    monkeypatch.setattr("client.records._ROWS", 16)
+    monkeypatch.setattr("seresnext101_triton.client.records._ROWS", 16)
     bulk(server, photos, "--output", tmp_path / "answers.jsonl")
     assert bulk(server, photos, "--output", tmp_path / "answers.parquet") == 1
     assert len(list((tmp_path / "answers.parquet").iterdir())) == 3
@@ -188,7 +208,7 @@ def test_parquet_says_what_json_lines_say(server, photos, tmp_path, monkeypatch)
 
 def test_a_killed_parquet_run_is_gone_on_with(server, photos, tmp_path, monkeypatch):
     """What was not in a file yet is asked again, and what a kill left of a file is no answer."""
-    monkeypatch.setattr("client.records._ROWS", 16)
+    monkeypatch.setattr("seresnext101_triton.client.records._ROWS", 16)
     output = tmp_path / "answers.parquet"
     bulk(server, photos, "--output", output)
     (output / "part-00001.parquet").rename(output / "part-00001.unfinished")
@@ -200,32 +220,58 @@ def test_a_killed_parquet_run_is_gone_on_with(server, photos, tmp_path, monkeypa
 
 
 def test_parquet_on_a_full_disk(server, photos, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("client.records._ROWS", 8)
+    monkeypatch.setattr("seresnext101_triton.client.records._ROWS", 8)
     with mounted(tmp_path / "disk", "size=8k"):
         assert bulk(server, photos, "--output", tmp_path / "disk" / "answers.parquet") == 73
         err = capsys.readouterr().err
-        assert "cannot be written" in err and "No space left on device" in err and err.count("\n") == 1
+        assert (
+            "cannot be written" in err and "No space left on device" in err and err.count("\n") == 1
+        )
         whole = [len(parquet(path)) for path in (tmp_path / "disk" / "answers.parquet").iterdir()]
         assert whole and set(whole) == {8}
 
 
 def test_parquet_of_another_model_is_left_alone(server, photos, tmp_path, capsys):
     output = tmp_path / "answers.parquet"
-    assert main(["bulk", str(photos), "--output", str(output), "--model", "tiny_torchscript", "--url", server.url]) == 1
+    assert (
+        main(
+            [
+                "bulk",
+                str(photos),
+                "--output",
+                str(output),
+                "--model",
+                "tiny_torchscript",
+                "--url",
+                server.url,
+            ]
+        )
+        == 1
+    )
     assert bulk(server, photos, "--output", output) == 73
     assert "holds answers of tiny_torchscript, not of tiny_onnx" in capsys.readouterr().err
-    (output / "part-00007.parquet").write_bytes(b"nothing")
+    for part in output.iterdir():
+        part.write_bytes(b"nothing")
     assert bulk(server, photos, "--output", output) == 73
     assert "holds something else" in capsys.readouterr().err
 
 
 def test_what_a_full_queue_refuses_is_asked_again_by_the_next_run(photos, tmp_path, capsys):
-    """One request may wait, and it waits 50 ms for company: of sixteen at once, most are refused."""
+    """The queue holds one request and a batch waits 50 ms: most of sixteen requests are refused."""
     repository, output = tmp_path / "models", tmp_path / "answers.jsonl"
     serving = Serving(max_batch=4, queue_size=1, queue_delay_us=50_000)
     export(tiny_request(repository, serving=serving), QUIET)
     with Server(repository, ports=FREE_PORTS) as server:
-        command = ["bulk", str(photos), "--output", str(output), "--url", server.url, "--batch", "1"]
+        command = [
+            "bulk",
+            str(photos),
+            "--output",
+            str(output),
+            "--url",
+            server.url,
+            "--batch",
+            "1",
+        ]
         assert main([*command, "--in-flight", "16"]) == 1
         assert "refused by the server and left for the next run" in capsys.readouterr().err
         assert 0 < len(lines(output)) < 40
@@ -239,7 +285,19 @@ def test_ctrl_c_and_going_on(server, photos, tmp_path):
     for number in range(400):
         shutil.copy(sample_photographs()[0], photos / f"large{number:03}.jpg")
     output = tmp_path / "answers.jsonl"
-    command = [sys.executable, "-m", "client", "bulk", str(photos), "--output", str(output), "--model", "tiny_onnx", "--url", server.url]
+    command = [
+        sys.executable,
+        "-m",
+        "client",
+        "bulk",
+        str(photos),
+        "--output",
+        str(output),
+        "--model",
+        "tiny_onnx",
+        "--url",
+        server.url,
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not output.exists() or output.stat().st_size < 2000:
@@ -269,8 +327,11 @@ def test_a_full_disk(server, photos, tmp_path, capsys):
 
 def test_an_output_that_cannot_be_made(server, photos, tmp_path):
     assert bulk(server, photos, "--output", tmp_path / "nowhere" / "answers.jsonl") == 73
-    with Classifier(server.url, "tiny_onnx") as classifier, pytest.raises(OutputError, match="cannot be read"):
-        classify_into(tmp_path, list, classifier, top=1, patience_s=0)
+    with (
+        Classifier(server.url, "tiny_onnx") as classifier,
+        pytest.raises(OutputError, match="is a folder: name a file in it"),
+    ):
+        classify_into(tmp_path, list, classifier, BulkOptions(patience_s=0, top=1))
 
 
 def test_standard_input_cannot_be_begun_again(server, tmp_path, capsys):
@@ -281,7 +342,8 @@ def test_standard_input_cannot_be_begun_again(server, tmp_path, capsys):
 def test_memory_does_not_grow_with_the_number_of_images(server, tmp_path):
     """Four thousand images take what four hundred do; the README has the figure for 200,000.
 
-    VmHWM, because a process inherits the peak of getrusage from the one that started it, which is this one.
+    The test reads VmHWM, because the peak that getrusage reports is inherited from the process that
+    started this one, here the test process.
     """
     picture = tmp_path / "one.png"
     Image.new("RGB", (8, 8)).save(picture)
@@ -292,7 +354,7 @@ def test_memory_does_not_grow_with_the_number_of_images(server, tmp_path):
         for number in range(count):
             os.link(picture, folder / f"{number}.png")
         code = (
-            "import re, sys; from client.cli import main; main(sys.argv[1:]); "
+            "import re, sys; from seresnext101_triton.client.cli import main; main(sys.argv[1:]); "
             "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
         )
         command = [
@@ -308,7 +370,166 @@ def test_memory_does_not_grow_with_the_number_of_images(server, tmp_path):
             "--top",
             "1",
         ]
-        result = subprocess.run([*map(str, command), "--url", server.url], capture_output=True, text=True, check=True)
+        result = subprocess.run(
+            [*map(str, command), "--url", server.url], capture_output=True, text=True, check=True
+        )
         peaks.append(int(result.stdout) / 1024)
         assert len(lines(tmp_path / f"{count}.jsonl")) == count
     assert peaks[1] - peaks[0] < 15
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_entries_that_cannot_be_read_have_records_and_are_not_asked_again(
+    server, tmp_path, capsys, form
+):
+    """Links to nowhere and to themselves, and names of any bytes; what is left out is said."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    images = {folder / name for name in ("a.png", "caf\udce9.png", "two\nlines.png")}
+    for image in images:
+        Image.new("RGB", (8, 8)).save(image)
+    (folder / "self").symlink_to("self")
+    (folder / "here").symlink_to(".")
+    (folder / "gone.jpg").symlink_to("nowhere")
+    (folder / "notes.txt").touch()
+    output = folder / f"answers.{form}"
+    failed = {str(folder / "self"), str(folder / "gone.jpg"), str(tmp_path / "none*")}
+    names = [folder, tmp_path / "none*", folder / "a.png"]
+    assert bulk(server, *names, "--output", output) == 1
+    err = capsys.readouterr().err
+    assert "6 images, 3 unreadable, as their records say; left out: " in err
+    assert "1 .txt" in err and "1 folder that a link leads to a second time" in err
+    with records_at(output) as records:
+        assert records.images("tiny_onnx") == failed | set(map(str, images))
+    assert bulk(server, *names, "--output", output) == 0
+    assert "6 images, 6 of them from earlier runs" in capsys.readouterr().err
+    if form == "jsonl":
+        assert {entry["image"] for entry in lines(output) if "error" in entry} == failed
+        assert len(lines(output)) == 6  # an image that is named twice has one record
+
+
+def test_an_answer_is_in_the_file_before_the_next_is_waited_for(server, photos, tmp_path):
+    output = tmp_path / "answers.jsonl"
+    seen: list[tuple[int, int]] = []
+
+    def look(tally):
+        seen.append((tally.answered, output.read_text().count("\n")))
+
+    with Classifier(server.url, "tiny_onnx") as classifier:
+        classify_into(
+            output,
+            lambda: expand([str(photos)]),
+            classifier,
+            BulkOptions(patience_s=0, top=1),
+            BulkEvents(look),
+        )
+    assert seen == [(count, count) for count in range(41)]
+
+
+def test_a_run_beside_another_is_refused(server, photos, tmp_path, capsys):
+    output = tmp_path / "answers.jsonl"
+    with records_at(output):
+        assert bulk(server, photos, "--output", output) == 73
+    err = capsys.readouterr().err
+    assert f"another run writes into {output}" in err and err.count("\n") == 1
+
+
+def test_a_count_that_fails_does_not_fail_the_run(monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    with progress(lambda: 1 // 0) as advance:
+        advance(1)
+
+
+# `python -m client`, and on standard output how many answers are in hand.
+COUNTING = """
+import sys
+from seresnext101_triton.client import bulk, cli, process
+
+take = bulk._Run.take
+
+def counted(run, answer):
+    take(run, answer)
+    print(run.tally.answered, flush=True)
+
+bulk._Run.take = counted
+process.run(cli.main)
+"""
+
+
+def counting(*arguments: object) -> subprocess.Popen:
+    environment = os.environ | {"no_proxy": "*"}
+    command = [sys.executable, "-c", COUNTING, *map(str, arguments)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+@pytest.fixture
+def silent_web():
+    """A web server that takes every request and never answers one."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/a.jpg"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_a_signal_ends_a_run_that_hangs_in_a_download(
+    server, photos, tmp_path, silent_web, number, form
+):
+    """What was answered is in the file."""
+    output = tmp_path / f"answers.{form}"
+    arguments = [
+        "bulk",
+        photos,
+        silent_web,
+        "--output",
+        output,
+        "--model",
+        "tiny_onnx",
+        "--batch",
+        "1",
+        "--url",
+        server.url,
+    ]
+    with counting(*arguments) as process:
+        assert process.stdout is not None
+        assert "40\n" in iter(process.stdout.readline, "")
+        process.send_signal(number)
+        _, err = process.communicate(timeout=300)
+    assert process.returncode == 130
+    assert err == f"interrupted: {output} has 40 answers; run again to go on\n"
+    with records_at(output) as records:
+        assert records.images("tiny_onnx") == set(map(str, photos.iterdir()))
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_sigterm_ends_a_run_whose_server_does_not_answer(repository, photos, tmp_path, protocol):
+    output = tmp_path / "answers.jsonl"
+    with Server(repository, ports=FREE_PORTS, only=["tiny_onnx"]) as server:
+        url = f"127.0.0.1:{server.ports.grpc if protocol == 'grpc' else server.ports.http}"
+        process = counting(
+            *(
+                "bulk",
+                photos,
+                "--output",
+                output,
+                "--batch",
+                "1",
+                "--in-flight",
+                "1",
+                "--timeout",
+                "3000",
+            ),
+            *("--url", url, "--protocol", protocol),
+        )
+        assert process.stdout is not None and server._process is not None
+        assert "5\n" in iter(process.stdout.readline, "")
+        server._process.send_signal(signal.SIGSTOP)
+        try:
+            process.send_signal(signal.SIGTERM)
+            _, err = process.communicate(timeout=300)
+        finally:
+            server._process.send_signal(signal.SIGCONT)
+    assert process.returncode == 130
+    assert "run again to go on" in err and "Traceback" not in err
+    assert len(lines(output)) >= 5

@@ -8,13 +8,21 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from client import Classifier
-from client.classifier import URL_VARIABLE
-from client.connection import Connection, ServedModel
-from client.decoding import OutputKind
-from client.errors import ClientError, ContractError, ImageError, ModelUnavailable, RequestRejected, ServerUnreachable
-from client.images import sample_photographs
-from server import runtimes
+from seresnext101_triton.client import Classifier
+from seresnext101_triton.client.classifier import URL_VARIABLE
+from seresnext101_triton.client.connection import Connection
+from seresnext101_triton.client.contract import OutputKind
+from seresnext101_triton.client.errors import (
+    ClientError,
+    ContractError,
+    ImageError,
+    ModelUnavailable,
+    RequestRejected,
+    ServerUnreachable,
+)
+from seresnext101_triton.client.images import sample_photographs
+from seresnext101_triton.client.served import ServedModel
+from seresnext101_triton.server import runtimes
 from tests.conftest import PREPROCESSING
 
 MODELS = ("tiny_torchscript", "tiny_onnx", "logits_torchscript")
@@ -38,7 +46,9 @@ def artifact_of(exported, model):
 def run_artifact(exported, model, batch):
     """The artifact's own answer, without a server."""
     outcome = artifact_of(exported, model)
-    runtime = {"torchscript": "torchscript", "onnx": "onnxruntime", "openvino": "openvino"}[outcome.manifest.format]
+    runtime = {"torchscript": "torchscript", "onnx": "onnxruntime", "openvino": "openvino"}[
+        outcome.manifest.format
+    ]
     return runtimes.load(runtime, outcome.artifact, {}).run(batch)
 
 
@@ -55,13 +65,17 @@ def test_top_5_is_that_of_the_output(classifier, photographs, exported):
         output /= output.sum(axis=1, keepdims=True)
     for predictions, row in zip(classifier.classify_all(sample_photographs()), output, strict=True):
         assert [prediction.index for prediction in predictions] == list(np.argsort(-row)[:5])
-        assert [prediction.probability for prediction in predictions] == pytest.approx(-np.sort(-row)[:5], abs=2e-6)
+        assert [prediction.probability for prediction in predictions] == pytest.approx(
+            -np.sort(-row)[:5], abs=2e-6
+        )
 
 
 def test_labels_are_the_models_own(server):
     with Classifier(server.url, "logits_torchscript") as classifier:
         predictions = classifier.classify(sample_photographs()[0], top=10)
-    assert sorted((prediction.index, prediction.label) for prediction in predictions) == [(n, f"number {n}") for n in range(10)]
+    assert sorted((prediction.index, prediction.label) for prediction in predictions) == [
+        (n, f"number {n}") for n in range(10)
+    ]
     assert sum(prediction.probability for prediction in predictions) == pytest.approx(1)
     with Classifier(server.url, "tiny_onnx") as classifier:
         everything = classifier.classify(sample_photographs()[0], top=1000)
@@ -74,8 +88,12 @@ def test_more_images_than_the_maximum_batch_are_answered_in_order(classifier):
     assert classifier.model.max_batch == 4
     together = [answer[0] for answer in classifier.classify_all(nine, top=1)]
     alone = [classifier.classify(path, top=1)[0] for path in nine]
-    assert [prediction.index for prediction in together] == [prediction.index for prediction in alone]
-    assert [p.probability for p in together] == pytest.approx([p.probability for p in alone], abs=1e-5)
+    assert [prediction.index for prediction in together] == [
+        prediction.index for prediction in alone
+    ]
+    assert [p.probability for p in together] == pytest.approx(
+        [p.probability for p in alone], abs=1e-5
+    )
 
 
 def test_more_classes_than_there_are(server):
@@ -133,17 +151,39 @@ def test_a_server_that_is_not_there():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"127.0.0.1:{unused.getsockname()[1]}"
-        with pytest.raises(ServerUnreachable, match=f"no Triton server answers at {url}. Start one with `python -m server`"):
+        with pytest.raises(
+            ServerUnreachable,
+            match=f"no Triton server answers at {url}. Start one with `python -m server`",
+        ):
             Classifier(url, "tiny_onnx")
         with Connection(url) as connection:
             assert not connection.is_live()
 
 
-@pytest.mark.parametrize(("model", "reason"), [("full", "Exceeds maximum queue size"), ("slow", "Request timeout expired")])
-def test_load_that_the_server_sheds_is_a_rejection_and_no_dead_server(foreign_server, model, reason):
-    """Both wait a second for a batch of four, which two requests never fill; one queue takes one request only, the other a millisecond."""
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [("full", "Exceeds maximum queue size"), ("slow", "Request timeout expired")],
+)
+def test_load_that_the_server_sheds_is_a_rejection_and_no_dead_server(
+    foreign_server, model, reason
+):
+    """Both models wait a second for a batch of four, and two requests never fill it.
+
+    The queue of `full` holds one request. The queue of `slow` rejects a request after a
+    millisecond.
+    """
     served = ServedModel(
-        model, "1", "INPUT__0", np.dtype(np.float32), "OUTPUT__0", 2, 4, 1, PREPROCESSING, OutputKind.LOGITS, untrained=False
+        model,
+        "1",
+        "INPUT__0",
+        np.dtype(np.float32),
+        "OUTPUT__0",
+        2,
+        4,
+        1,
+        PREPROCESSING,
+        OutputKind.LOGITS,
+        untrained=False,
     )
 
     def ask(_: int) -> str:
@@ -165,5 +205,7 @@ def test_an_image_that_cannot_be_read(classifier, tmp_path):
 
 
 def test_a_model_without_the_contract(foreign_server):
-    with pytest.raises(ContractError, match="'foreign'.*'output.kind' is missing.*python -m export"):
+    with pytest.raises(
+        ContractError, match="'foreign'.*'output.kind' is missing.*python -m export"
+    ):
         Classifier(foreign_server.url, "foreign")

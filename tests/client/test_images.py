@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from client.errors import ImageError
-from client.images import load_image, sample_photographs
+from seresnext101_triton.client.errors import ImageError
+from seresnext101_triton.client.images import load_image, sample_photographs
 
 
 @pytest.fixture
@@ -33,7 +33,10 @@ def test_a_truncated_png(tmp_path):
 def test_a_file_that_is_no_image(tmp_path):
     path = tmp_path / "notes.jpg"
     path.write_text("not a picture")
-    with pytest.raises(ImageError, match=r"notes\.jpg is not an image that Pillow can read: it begins with b'not a pi'"):
+    with pytest.raises(
+        ImageError,
+        match=r"notes\.jpg is not an image that Pillow can read: it begins with b'not a pi'",
+    ):
         load_image(path)
 
 
@@ -61,7 +64,9 @@ def test_a_decompression_bomb(tmp_path):
         load_image(path)
 
 
-@pytest.mark.parametrize("array", [np.zeros((4, 4)), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)])
+@pytest.mark.parametrize(
+    "array", [np.zeros((4, 4)), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)]
+)
 def test_an_array_of_the_wrong_kind(array):
     with pytest.raises(ImageError, match="must be uint8"):
         load_image(array)

@@ -8,12 +8,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from client.errors import ContractError
-from client.images import load_image, sample_photographs
-from client.preprocessing import Preprocessing
-from perf.preprocessing import import_torchvision
+from seresnext101_triton.client.contract import Preprocessing
+from seresnext101_triton.client.errors import ContractError
+from seresnext101_triton.client.images import load_image, sample_photographs
+from seresnext101_triton.perf.preprocessing import import_torchvision
 
-SIZES = [(500, 375), (375, 500), (256, 256), (224, 224), (257, 1000), (31, 47), (1, 1), (1, 300), (300, 1), (225, 900), (2000, 1333)]
+pytestmark = pytest.mark.numeric
+
+SIZES = [
+    (500, 375),
+    (375, 500),
+    (256, 256),
+    (224, 224),
+    (257, 1000),
+    (31, 47),
+    (1, 1),
+    (1, 300),
+    (300, 1),
+    (225, 900),
+    (2000, 1333),
+]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +66,11 @@ def test_every_size_is_torchvisions(size, reference):
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "YCbCr", "1", "I", "F", "HSV"])
 def test_every_mode_is_torchvisions(mode, reference):
-    source = picture((301, 207), "RGB") if mode == "LA" else picture((301, 207), "L" if mode in "IF1" else "RGB")
+    source = (
+        picture((301, 207), "RGB")
+        if mode == "LA"
+        else picture((301, 207), "L" if mode in "IF1" else "RGB")
+    )
     image = source.convert("L").convert("LA") if mode == "LA" else source.convert(mode)
     np.testing.assert_array_equal(Preprocessing()(image), reference(Preprocessing())(image))
 
@@ -88,13 +106,29 @@ def test_five_hundred_pictures_of_odd_sizes_and_modes(reference):
     for number in range(500):
         if number % 3 == 0:
             source = photographs[number % len(photographs)]
-            left, top = generator.integers(0, source.width - 2), generator.integers(0, source.height - 2)
-            image = source.crop((left, top, generator.integers(left + 1, source.width), generator.integers(top + 1, source.height)))
+            left, top = (
+                generator.integers(0, source.width - 2),
+                generator.integers(0, source.height - 2),
+            )
+            image = source.crop(
+                (
+                    left,
+                    top,
+                    generator.integers(left + 1, source.width),
+                    generator.integers(top + 1, source.height),
+                )
+            )
         else:
             width = int(2 ** generator.uniform(0, 9))
-            image = picture((width, max(1, int(width * 2 ** generator.uniform(-3, 3)))), "RGB", number)
+            image = picture(
+                (width, max(1, int(width * 2 ** generator.uniform(-3, 3)))), "RGB", number
+            )
         image = image.convert(("RGB", "L", "CMYK", "P")[number % 4])
-        np.testing.assert_array_equal(contract(image), expected(image), err_msg=f"picture {number}, {image.size}, {image.mode}")
+        np.testing.assert_array_equal(
+            contract(image),
+            expected(image),
+            err_msg=f"picture {number}, {image.size}, {image.mode}",
+        )
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (4000, 3000), (3000, 400)])
@@ -117,7 +151,13 @@ def test_the_tensor_is_contiguous_float32():
 
 
 def test_the_contract_survives_the_way_through_parameters():
-    contract = Preprocessing(resize=320, crop=288, interpolation="bicubic", mean=(0.1, 0.25, 1 / 3), std=(0.5, 0.25, 0.125))
+    contract = Preprocessing(
+        resize=320,
+        crop=288,
+        interpolation="bicubic",
+        mean=(0.1, 0.25, 1 / 3),
+        std=(0.5, 0.25, 0.125),
+    )
     assert Preprocessing.from_parameters(contract.to_parameters()) == contract
 
 
@@ -137,4 +177,6 @@ def test_the_contract_survives_the_way_through_parameters():
 def test_a_broken_contract_is_refused(change, message):
     parameters = Preprocessing().to_parameters() | change
     with pytest.raises(ContractError, match=message):
-        Preprocessing.from_parameters({key: value for key, value in parameters.items() if value is not None})
+        Preprocessing.from_parameters(
+            {key: value for key, value in parameters.items() if value is not None}
+        )

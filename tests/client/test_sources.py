@@ -6,15 +6,14 @@ import http.server
 import io
 import sys
 import threading
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from client.errors import ImageError
-from client.images import Opening, load_image, sample_photographs
-from client.sources import expand
+from seresnext101_triton.client.errors import ImageError
+from seresnext101_triton.client.images import ImageOptions, load_image, sample_photographs
+from seresnext101_triton.client.sources import Unreadable, expand, readable
 
 
 @pytest.fixture
@@ -37,15 +36,24 @@ def test_a_folder_stands_for_the_images_in_it(folder):
 def test_patterns_files_urls_and_standard_input(folder):
     assert names(folder, f"{folder}/*.*") == ["a.PNG", "b.jpg", "notes.txt"]
     assert names(folder, f"{folder}/**/*.webp") == ["deep/c.webp"]
-    assert names(folder, f"{folder}/notes.txt", "-", "https://x.org/a.jpg") == ["notes.txt", "-", "https://x.org/a.jpg"]
+    assert names(folder, f"{folder}/notes.txt", "-", "https://x.org/a.jpg") == [
+        "notes.txt",
+        "-",
+        "https://x.org/a.jpg",
+    ]
 
 
 def test_nothing_there(folder, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ImageError, match=r"empty holds no image: none of its files ends in .*\.jpg"):
-        list(expand([str(tmp_path / "empty")]))
-    with pytest.raises(ImageError, match=r"nothing matches .*\*.bmp"):
-        list(expand([f"{folder}/*.bmp"]))
+    for name, reason in (
+        (str(tmp_path / "empty"), r"empty holds no image: no files in it"),
+        (f"{folder}/*.bmp", r"nothing matches .*\*.bmp"),
+        ("", "a name is empty"),
+    ):
+        (found,) = expand([name])
+        assert isinstance(found, Unreadable) and found == name
+        with pytest.raises(ImageError, match=reason):
+            list(readable(expand([name])))
 
 
 def encoded(image: Image.Image, format: str, **options) -> bytes:
@@ -61,16 +69,28 @@ def picture() -> Image.Image:
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_every_format_and_kind_of_picture_becomes_rgb(picture, format):
-    modes = {"PNG": ("RGB", "L", "P", "RGBA", "LA", "1", "I;16"), "TIFF": ("RGB", "L", "CMYK", "I;16"), "JPEG": ("RGB", "L", "CMYK")}
+    modes = {
+        "PNG": ("RGB", "L", "P", "RGBA", "LA", "1", "I;16"),
+        "TIFF": ("RGB", "L", "CMYK", "I;16"),
+        "JPEG": ("RGB", "L", "CMYK"),
+    }
     for mode in modes.get(format, ("RGB",)):
         source = (
-            picture.convert("L").convert("I").point(lambda value: value * 257).convert("I;16") if mode == "I;16" else picture.convert(mode)
+            picture.convert("L").convert("I").point(lambda value: value * 257).convert("I;16")
+            if mode == "I;16"
+            else picture.convert(mode)
         )
         image = load_image(encoded(source, format))
         assert (image.mode, image.size) == ("RGB", picture.size)
-        reference = picture.convert("L").convert("RGB") if mode in ("L", "LA", "I;16") else source.convert("RGB")
+        reference = (
+            picture.convert("L").convert("RGB")
+            if mode in ("L", "LA", "I;16")
+            else source.convert("RGB")
+        )
         if format in ("PNG", "BMP", "TIFF") and mode != "1":
-            assert np.abs(np.asarray(image).astype(int) - np.asarray(reference).astype(int)).max() <= 1
+            assert (
+                np.abs(np.asarray(image).astype(int) - np.asarray(reference).astype(int)).max() <= 1
+            )
 
 
 def test_transparency_is_laid_over_white():
@@ -86,7 +106,9 @@ def test_transparency_is_laid_over_white():
 def test_the_first_frame_of_an_animation(picture):
     frames = [picture, ImageOps.invert(picture)]
     moving = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    np.testing.assert_array_equal(np.asarray(load_image(moving)), np.asarray(load_image(encoded(picture, "GIF"))))
+    np.testing.assert_array_equal(
+        np.asarray(load_image(moving)), np.asarray(load_image(encoded(picture, "GIF")))
+    )
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -96,28 +118,32 @@ def test_exif_orientation_is_honoured_unless_told_otherwise(picture, orientation
     content = encoded(picture, "PNG", exif=exif)
     turned = load_image(content)
     assert turned.size == (picture.size if orientation < 5 else picture.size[::-1])
-    np.testing.assert_array_equal(np.asarray(turned), np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content)))))
-    np.testing.assert_array_equal(np.asarray(load_image(content, Opening(orient=False))), np.asarray(picture))
+    np.testing.assert_array_equal(
+        np.asarray(turned), np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))))
+    )
+    np.testing.assert_array_equal(
+        np.asarray(load_image(content, ImageOptions(orient=False))), np.asarray(picture)
+    )
 
 
 def test_limits(picture):
     content = encoded(picture, "PNG")
     with pytest.raises(ImageError, match=r"is refused: it has more than 100 bytes"):
-        load_image(content, Opening(max_bytes=100))
+        load_image(content, ImageOptions(max_bytes=100))
     with pytest.raises(ImageError, match=r"is refused: 60x40 is more than 2399 pixels"):
-        load_image(content, Opening(max_pixels=2399))
-    assert load_image(content, Opening(max_pixels=2400)).size == (60, 40)
+        load_image(content, ImageOptions(max_pixels=2399))
+    assert load_image(content, ImageOptions(max_pixels=2400)).size == (60, 40)
 
 
 def test_a_draft_keeps_what_the_network_needs():
     image = load_image(sample_photographs()[0]).resize((1600, 1200))
     content = encoded(image, "JPEG")
-    assert load_image(content, Opening(draft=256)).size == (400, 300)
-    assert load_image(content, Opening(draft=1000)).size == (1600, 1200)
+    assert load_image(content, ImageOptions(draft=256)).size == (400, 300)
+    assert load_image(content, ImageOptions(draft=1000)).size == (1600, 1200)
 
 
 def test_standard_input(picture, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(encoded(picture, "PNG"))))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(encoded(picture, "PNG"))))
     np.testing.assert_array_equal(np.asarray(load_image("-")), np.asarray(picture))
     with pytest.raises(ImageError, match="standard input is empty"):
         load_image("-")
@@ -143,7 +169,7 @@ def test_urls(picture, monkeypatch):
         with pytest.raises(ImageError, match=r"/b.png cannot be fetched: 404"):
             load_image(f"{url}/b.png")
         with pytest.raises(ImageError, match="it has more than 10 bytes"):
-            load_image(f"{url}/a.png", Opening(max_bytes=10))
+            load_image(f"{url}/a.png", ImageOptions(max_bytes=10))
         web.shutdown()
     with pytest.raises(ImageError, match="cannot be fetched: .*refused"):
         load_image(f"{url}/a.png")

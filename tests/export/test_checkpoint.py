@@ -1,4 +1,4 @@
-"""Checkpoints in every layout load to the same network; what is no checkpoint of it ends in one clear error."""
+"""Checkpoints: every layout loads to the same network, any other file raises one clear error."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 import safetensors.torch
 import torch
 
-from client.images import load_image, sample_photographs
-from export.errors import CheckpointError, OptionError
-from export.weights import resolve
-from export.weights.checkpoint import compact
-from export.weights.seeded import seeded_network
+from seresnext101_triton.client.images import load_image, sample_photographs
+from seresnext101_triton.export.errors import CheckpointError, OptionError
+from seresnext101_triton.export.weights import resolve
+from seresnext101_triton.export.weights.seeded import seeded_network
+from seresnext101_triton.export.weights.wording import compact
 from tests.conftest import PREPROCESSING, QUIET, TINY
 
 TWELVE = replace(TINY, classes=12)
@@ -28,19 +28,26 @@ def network():
 
 @pytest.fixture(scope="module")
 def photographs():
-    return torch.stack([torch.from_numpy(PREPROCESSING(load_image(path))) for path in sample_photographs()])
+    return torch.stack(
+        [torch.from_numpy(PREPROCESSING(load_image(path))) for path in sample_photographs()]
+    )
 
 
 def old_names(state):
     """The layout of the file that NVIDIA publishes."""
     return {
-        f"layer{int(key.split('.')[1]) + 1}.{key.split('.', 2)[2]}" if key.startswith("layers.") else key: value
+        f"layer{int(key.split('.')[1]) + 1}.{key.split('.', 2)[2]}"
+        if key.startswith("layers.")
+        else key: value
         for key, value in state.items()
     }
 
 
 def linear_gates(state):
-    return {key: value.flatten(1) if ".squeeze." in key and value.ndim == 4 else value for key, value in state.items()}
+    return {
+        key: value.flatten(1) if ".squeeze." in key and value.ndim == 4 else value
+        for key, value in state.items()
+    }
 
 
 def prefixed(state, prefix):
@@ -60,8 +67,12 @@ LAYOUTS = {
     "ema": lambda state: {"ema": prefixed(state, "module.")},
     "nested": lambda state: {"model": {"state_dict": state}},
     "compiled": lambda state: prefixed(state, "module._orig_mod."),
-    "double": lambda state: {key: value.double() if value.is_floating_point() else value for key, value in state.items()},
-    "no counters": lambda state: {key: value for key, value in state.items() if "num_batches" not in key},
+    "double": lambda state: {
+        key: value.double() if value.is_floating_point() else value for key, value in state.items()
+    },
+    "no counters": lambda state: {
+        key: value for key, value in state.items() if "num_batches" not in key
+    },
 }
 
 
@@ -87,7 +98,13 @@ def test_safetensors(network, photographs, tmp_path):
 
 def test_half_precision_weights_are_widened(network, tmp_path):
     path = tmp_path / "half.pt"
-    torch.save({key: value.half() if value.is_floating_point() else value for key, value in network.state_dict().items()}, path)
+    torch.save(
+        {
+            key: value.half() if value.is_floating_point() else value
+            for key, value in network.state_dict().items()
+        },
+        path,
+    )
     loaded, _ = resolve(str(path)).load(TINY, QUIET)
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
 
@@ -109,11 +126,16 @@ def test_another_network_lists_all_that_is_wrong(network, tmp_path):
     del state["layers.2.0.bn1.weight"], state["layers.2.1.bn1.weight"], state["conv1.weight"]
     state |= {"head.weight": torch.zeros(3), "layers.0.0.conv1.weight": torch.zeros(32, 16, 3, 3)}
     message = failure(saved(tmp_path, state))
-    assert "does not fit this network, of 142 tensors: 3 missing, 1 unexpected, 1 mis-shaped" in message
+    assert (
+        "does not fit this network, of 142 tensors: 3 missing, 1 unexpected, 1 mis-shaped"
+        in message
+    )
     assert "missing     conv1.weight" in message
     assert "missing     layers.2.{0-1}.bn1.weight" in message
     assert "unexpected  head.weight" in message
-    assert "mis-shaped  layers.0.0.conv1.weight is [32, 16, 3, 3], expected [32, 16, 1, 1]" in message
+    assert (
+        "mis-shaped  layers.0.0.conv1.weight is [32, 16, 3, 3], expected [32, 16, 1, 1]" in message
+    )
 
 
 def test_the_full_networks_checkpoint_does_not_fit_the_small_one(tmp_path):
@@ -161,7 +183,11 @@ class Evil:
         return os.system, (f"touch {self.path}",)
 
 
-@pytest.mark.parametrize("save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))], ids=["torch", "pickle"])
+@pytest.mark.parametrize(
+    "save",
+    [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))],
+    ids=["torch", "pickle"],
+)
 def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, save):
     mark, path = tmp_path / "executed", tmp_path / "evil.pth"
     save({"state_dict": Evil(mark)}, path)
@@ -205,7 +231,9 @@ def test_an_empty_file_a_folder_and_nothing_at_all(tmp_path):
     (tmp_path / "empty.pth").touch()
     assert "is empty (0 bytes)" in failure(tmp_path / "empty.pth")
     assert "is a folder" in failure(tmp_path)
-    assert "does not exist. --weights takes ngc, hub, seeded, a URL or the path" in failure(tmp_path / "nowhere.pth")
+    assert "does not exist. `weights` takes ngc, hub, seeded, a URL or the path" in failure(
+        tmp_path / "nowhere.pth"
+    )
 
 
 def test_a_seed_that_is_no_number():
@@ -215,7 +243,10 @@ def test_a_seed_that_is_no_number():
 
 def test_compact_leaves_nothing_out():
     keys = [
-        f"layers.{stage}.{block}.bn1.{part}" for stage, depth in enumerate((3, 4)) for block in range(depth) for part in ("bias", "weight")
+        f"layers.{stage}.{block}.bn1.{part}"
+        for stage, depth in enumerate((3, 4))
+        for block in range(depth)
+        for part in ("bias", "weight")
     ]
     assert compact(keys) == ["layers.0.{0-2}.bn1.{bias,weight}", "layers.1.{0-3}.bn1.{bias,weight}"]
     assert compact(["a.0.b", "a.2.b", "a.3.b", "c"]) == ["a.{0,2-3}.b", "c"]

@@ -1,60 +1,87 @@
-"""config.pbtxt: what git holds is what the code writes, and what the code writes is what Triton and its users need."""
+"""config.pbtxt: git holds the files that the code writes, and they hold what Triton needs."""
 
 from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tritonclient.grpc import model_config_pb2 as pb
 
-from client.decoding import OutputKind
-from client.preprocessing import Preprocessing
-from export.config import Serving, from_text, model_config, to_text
-from export.errors import OptionError
-from export.formats import DEFAULT_FORMATS, FORMATS
-from export.labels import labels_for
-from server import ENGINE_CACHE
+from seresnext101_triton.client.contract import OutputKind, Preprocessing
+from seresnext101_triton.export.config import from_text, model_config, to_text
+from seresnext101_triton.export.errors import OptionError
+from seresnext101_triton.export.formats import DEFAULT_FORMATS, FORMATS
+from seresnext101_triton.export.labels import labels_for
+from seresnext101_triton.export.manifest import Manifest
+from seresnext101_triton.export.serving import Serving
+from seresnext101_triton.export.weights import Provenance
+from seresnext101_triton.server import ENGINE_CACHE
 
 PROJECT = Path(__file__).parents[2]
 
 
-def build(format: str = "onnx", **changes: object) -> pb.ModelConfig:
-    options: dict[str, object] = {
-        "classes": 1000,
+def build(format: str = "onnx", **changes: Any) -> pb.ModelConfig:
+    """The config of a model with 1000 labelled classes, trained unless `trained=False` is given."""
+    weights = Provenance("file", "somewhere", "0", trained=changes.pop("trained", True))
+    serving = changes.pop("serving", Serving())
+    facts: dict[str, Any] = {
+        "model": f"seresnext101_{format}",
+        "version": 1,
+        "format": format,
+        "precision": "fp32",
+        "key": "",
+        "created": "",
+        "artifacts": [],
+        "weights": weights,
+        "architecture": {},
+        "tensors": {"output": {"dims": [1000]}},
+        "output": OutputKind.PROBABILITIES.value,
         "preprocessing": Preprocessing(),
-        "output": OutputKind.PROBABILITIES,
-        "serving": Serving(),
-        "labelled": True,
-        "trained": True,
+        "parity": {},
+        "ranges": None,
+        "tools": {},
+        "triton": "",
     }
-    name = changes.pop("name", f"seresnext101_{format}")
-    return model_config(name, FORMATS[format], **options | changes)  # type: ignore[arg-type]
+    return model_config(Manifest(**facts | changes), serving, labelled=True)
 
 
 def in_git(path: str) -> str:
-    """A file's committed or staged content: an export of one's own may have changed the one in the folder."""
+    """The committed or staged content of a file; an export may have changed the working copy."""
     if not (PROJECT / ".git").exists():
         return (PROJECT / path).read_text()
-    return subprocess.run(["git", "show", f":{path}"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        ["git", "show", f":{path}"], cwd=PROJECT, capture_output=True, text=True, check=True
+    ).stdout
 
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
 def test_git_holds_what_the_code_writes(format, device):
     """For a CPU in FP32, for a GPU in FP16: what `make export` and `make export-gpu` write."""
-    if FORMATS[format].gpu_only if device == "cpu" else FORMATS[format].cpu_only:
+    if device not in FORMATS[format].devices:
         return
     model = f"seresnext101_{format}" if device == "cpu" else f"seresnext101_{format}_fp16"
     serving = Serving() if device == "cpu" else Serving(device="gpu", max_batch=32)
     folder = f"model_repository/{model}"
-    assert in_git(f"{folder}/config.pbtxt") == to_text(build(format, serving=serving, name=model))
+    assert in_git(f"{folder}/config.pbtxt") == to_text(build(format, serving=serving, model=model))
     assert in_git(f"{folder}/labels.txt") == labels_for(1000, None)
 
 
 @pytest.mark.parametrize("format", DEFAULT_FORMATS)
 def test_it_says_all_that_triton_needs(format):
-    config = build(format, serving=Serving(max_batch=32, instances=2, threads=3, queue_size=7, queue_timeout_ms=250, queue_delay_us=100))
+    config = build(
+        format,
+        serving=Serving(
+            max_batch=32,
+            instances=2,
+            threads=3,
+            queue_size=7,
+            queue_timeout_ms=250,
+            queue_delay_us=100,
+        ),
+    )
     assert config.platform == FORMATS[format].platform
     assert config.max_batch_size == 32
     (input_,), (output,) = config.input, config.output
@@ -64,11 +91,22 @@ def test_it_says_all_that_triton_needs(format):
         pb.ModelInput.FORMAT_NCHW,
         [3, 224, 224],
     )
-    assert (output.name, output.data_type, list(output.dims), output.label_filename) == ("OUTPUT__0", pb.TYPE_FP32, [1000], "labels.txt")
+    assert (output.name, output.data_type, list(output.dims), output.label_filename) == (
+        "OUTPUT__0",
+        pb.TYPE_FP32,
+        [1000],
+        "labels.txt",
+    )
     assert config.version_policy.latest.num_versions == 1
-    assert [(group.kind, group.count) for group in config.instance_group] == [(pb.ModelInstanceGroup.KIND_CPU, 2)]
+    assert [(group.kind, group.count) for group in config.instance_group] == [
+        (pb.ModelInstanceGroup.KIND_CPU, 2)
+    ]
     policy = config.dynamic_batching.default_queue_policy
-    assert (policy.timeout_action, policy.default_timeout_microseconds, policy.max_queue_size) == (pb.ModelQueuePolicy.REJECT, 250_000, 7)
+    assert (policy.timeout_action, policy.default_timeout_microseconds, policy.max_queue_size) == (
+        pb.ModelQueuePolicy.REJECT,
+        250_000,
+        7,
+    )
     assert config.dynamic_batching.max_queue_delay_microseconds == 100
     assert [warmup.batch_size for warmup in config.model_warmup] == [1, 32]
     assert config.parameters[FORMATS[format].thread_parameter].string_value == "3"
@@ -78,12 +116,17 @@ def test_the_queue_has_no_policy_unless_asked_for():
     """With one, requests lie in the queue for half a second: tests/server/test_backends.py."""
     assert build().HasField("dynamic_batching")
     assert not build().dynamic_batching.HasField("default_queue_policy")
-    assert build(serving=Serving(queue_timeout_ms=5)).dynamic_batching.default_queue_policy.max_queue_size == 0
+    assert (
+        build(
+            serving=Serving(queue_timeout_ms=5)
+        ).dynamic_batching.default_queue_policy.max_queue_size
+        == 0
+    )
 
 
 def test_it_says_all_that_a_client_needs():
     contract = Preprocessing(resize=320, crop=288, mean=(0.5, 0.5, 0.5))
-    config = build(preprocessing=contract, output=OutputKind.LOGITS)
+    config = build(preprocessing=contract, output=OutputKind.LOGITS.value)
     parameters = {key: value.string_value for key, value in config.parameters.items()}
     assert Preprocessing.from_parameters(parameters) == contract
     assert parameters["output.kind"] == "logits"
@@ -99,10 +142,25 @@ def test_a_maximum_batch_of_one_is_warmed_up_once():
     assert [warmup.batch_size for warmup in build(serving=Serving(max_batch=1)).model_warmup] == [1]
 
 
-@pytest.mark.parametrize("format", [name for name, format in FORMATS.items() if not format.cpu_only])
+def test_a_model_without_a_batcher_is_warmed_up_with_one_request_of_all_images():
+    """Triton skips a sample of batch size 0; tests/server/test_backends.py shows that this runs."""
+    config = build("openvino", serving=Serving(max_batch=5))
+    assert [
+        (warmup.batch_size, list(warmup.inputs["INPUT__0"].dims)) for warmup in config.model_warmup
+    ] == [
+        (1, [1, 3, 224, 224]),
+        (1, [5, 3, 224, 224]),
+    ]
+
+
+@pytest.mark.parametrize(
+    "format", [name for name, format in FORMATS.items() if "gpu" in format.devices]
+)
 def test_a_gpu_has_two_instances_and_every_batch_size_is_warmed_up(format):
     config = build(format, serving=Serving(device="gpu", max_batch=5))
-    assert [(group.kind, group.count) for group in config.instance_group] == [(pb.ModelInstanceGroup.KIND_GPU, 2)]
+    assert [(group.kind, group.count) for group in config.instance_group] == [
+        (pb.ModelInstanceGroup.KIND_GPU, 2)
+    ]
     assert [warmup.batch_size for warmup in config.model_warmup] == [1, 2, 3, 4, 5]
     assert build(format, serving=Serving(device="gpu", instances=1)).instance_group[0].count == 1
 
@@ -119,11 +177,19 @@ def test_cuda_graphs_for_every_batch_size():
 
 
 def test_onnx_runtime_on_cuda():
-    """HEURISTIC and kSameAsRequested at the top level, where the backend looks for them; the rest with the provider."""
+    """HEURISTIC and kSameAsRequested are set at the top level, where the backend reads them.
+
+    The other options are set with the provider.
+    """
     config = build("onnx", serving=Serving(device="gpu"))
-    assert {"cudnn_conv_algo_search": "1", "arena_extend_strategy": "1"}.items() <= parameters_of(config).items()
+    assert {"cudnn_conv_algo_search": "1", "arena_extend_strategy": "1"}.items() <= parameters_of(
+        config
+    ).items()
     (provider,) = config.optimization.execution_accelerators.gpu_execution_accelerator
-    assert (provider.name, dict(provider.parameters)) == ("cuda", {"cudnn_conv_use_max_workspace": "1"})
+    assert (provider.name, dict(provider.parameters)) == (
+        "cuda",
+        {"cudnn_conv_use_max_workspace": "1"},
+    )
 
 
 def test_onnx_runtime_through_tensorrt():
@@ -142,7 +208,9 @@ def test_onnx_runtime_through_tensorrt():
 
 def test_libtorch_on_a_gpu_holds_its_weights_once():
     config = build("torchscript", serving=Serving(device="gpu"))
-    assert {"INFERENCE_MODE": "true", "ENABLE_WEIGHT_SHARING": "true"}.items() <= parameters_of(config).items()
+    assert {"INFERENCE_MODE": "true", "ENABLE_WEIGHT_SHARING": "true"}.items() <= parameters_of(
+        config
+    ).items()
 
 
 def test_a_cpu_is_told_nothing_of_gpus():
@@ -153,7 +221,7 @@ def test_a_cpu_is_told_nothing_of_gpus():
 
 
 def test_plans_for_several_gpus():
-    config = build("tensorrt", plans={"8.9": "model_sm89.plan", "9.0": "model_sm90.plan"})
+    config = build("tensorrt", artifacts=[{"file": "model_sm89.plan"}, {"file": "model_sm90.plan"}])
     assert dict(config.cc_model_filenames) == {"8.9": "model_sm89.plan", "9.0": "model_sm90.plan"}
 
 
@@ -182,7 +250,12 @@ def test_imagenets_labels_are_in_nvidias_order():
     labels = labels_for(1000, None)
     assert labels is not None
     names = labels.splitlines()
-    assert (len(names), names[0], names[281], names[999]) == (1000, "tench", "tabby", "toilet tissue")
+    assert (len(names), names[0], names[281], names[999]) == (
+        1000,
+        "tench",
+        "tabby",
+        "toilet tissue",
+    )
 
 
 def test_labels_of_ones_own(tmp_path):
@@ -198,3 +271,19 @@ def test_labels_of_ones_own(tmp_path):
         labels_for(3, str(path))
     with pytest.raises(OptionError, match="No such file"):
         labels_for(3, str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_batch": 1 << 31},
+        {"instances": 1 << 31},
+        {"threads": 1025},
+        {"queue_size": 1 << 32},
+        {"queue_timeout_ms": 1 << 64},
+        {"queue_delay_us": 1 << 64},
+    ],
+)
+def test_a_number_that_nothing_can_hold_is_refused_before_the_export(options):
+    with pytest.raises(OptionError, match="must be at most"):
+        Serving(**options)

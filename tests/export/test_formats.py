@@ -8,11 +8,11 @@ import onnx
 import pytest
 import torch
 
-from client.decoding import OutputKind
-from export.formats import FORMATS
-from export.formats.served import ServedNetwork
-from export.weights.seeded import seeded_network
-from server.runtimes import RUNTIMES
+from seresnext101_triton.client.contract import OutputKind
+from seresnext101_triton.export.formats import FORMATS
+from seresnext101_triton.export.served import ServedNetwork
+from seresnext101_triton.export.weights.seeded import seeded_network
+from seresnext101_triton.server.runtimes import RUNTIMES
 from tests.conftest import TINY
 
 
@@ -42,24 +42,50 @@ def test_every_format_has_a_runtime():
     ]
 
 
+def test_what_is_worth_serving_on_a_cpu_can_be_served_there():
+    """`perf cpu` measures these."""
+    for format in FORMATS.values():
+        assert set(format.cpu_precisions) <= set(format.precisions)
+        assert bool(format.cpu_precisions) == ("cpu" in format.devices)
+
+
 def test_onnx_is_opset_18_in_one_file(graph, exported):
-    assert [(opset.domain, opset.version) for opset in graph.opset_import if not opset.domain] == [("", 18)]
+    assert [(opset.domain, opset.version) for opset in graph.opset_import if not opset.domain] == [
+        ("", 18)
+    ]
     assert graph.ir_version <= 10
-    assert [path.name for path in artifact(exported, "tiny_onnx").parent.iterdir() if path.suffix != ".json"] == ["model.onnx"]
+    assert [
+        path.name
+        for path in artifact(exported, "tiny_onnx").parent.iterdir()
+        if path.suffix != ".json"
+    ] == ["model.onnx"]
     assert all(not initializer.external_data for initializer in graph.graph.initializer)
 
 
-@pytest.mark.parametrize(("tensors", "name", "dims"), [("input", "INPUT__0", [3, 64, 64]), ("output", "OUTPUT__0", [1000])])
+@pytest.mark.parametrize(
+    ("tensors", "name", "dims"),
+    [("input", "INPUT__0", [3, 64, 64]), ("output", "OUTPUT__0", [1000])],
+)
 def test_onnx_names_its_tensors_and_its_batch_axis(graph, tensors, name, dims):
     (tensor,) = getattr(graph.graph, tensors)
     batch, *rest = tensor.type.tensor_type.shape.dim
-    assert (tensor.name, batch.dim_param, [axis.dim_value for axis in rest]) == (name, "batch", dims)
+    assert (tensor.name, batch.dim_param, [axis.dim_value for axis in rest]) == (
+        name,
+        "batch",
+        dims,
+    )
     assert tensor.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
 
 
 def test_onnx_has_gates_of_pooling_and_1x1_convolutions_and_no_batch_norm(graph):
-    """The small network: a stem, 5 blocks of 3 convolutions, 4 projections, and 2 convolutions in each of 5 gates."""
-    count = {kind: sum(node.op_type == kind for node in graph.graph.node) for kind in {node.op_type for node in graph.graph.node}}
+    """The convolutions of the small network.
+
+    A stem, 5 blocks of 3 convolutions, 4 projections, and 2 convolutions in each of 5 gates.
+    """
+    count = {
+        kind: sum(node.op_type == kind for node in graph.graph.node)
+        for kind in {node.op_type for node in graph.graph.node}
+    }
     assert count["Conv"] == 1 + 5 * 3 + 4 + 5 * 2
     assert count["Sigmoid"] == count["Mul"] == count["Add"] == 5
     assert count["Gemm"] == count["Softmax"] == 1

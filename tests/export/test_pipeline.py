@@ -14,15 +14,22 @@ import numpy as np
 import pytest
 import torch
 
-from client.decoding import OutputKind
-from client.images import load_image, sample_photographs
-from export.config import Serving, from_text
-from export.errors import CheckpointError, OptionError, ParityError, RepositoryError
-from export.formats import DEFAULT_FORMATS, FORMATS, torchscript
-from export.pipeline import export
-from export.weights.checkpoint import sha256_of_file
-from export.weights.seeded import seeded_network
-from server import runtimes
+from seresnext101_triton.client.contract import OutputKind
+from seresnext101_triton.client.images import load_image, sample_photographs
+from seresnext101_triton.export.config import from_text
+from seresnext101_triton.export.digest import sha256
+from seresnext101_triton.export.errors import (
+    CheckpointError,
+    OptionError,
+    ParityError,
+    RepositoryError,
+)
+from seresnext101_triton.export.formats import DEFAULT_FORMATS, FORMATS
+from seresnext101_triton.export.formats.torchscript import TorchScript
+from seresnext101_triton.export.pipeline import export
+from seresnext101_triton.export.serving import Serving
+from seresnext101_triton.export.weights.seeded import seeded_network
+from seresnext101_triton.server import runtimes
 from tests.conftest import PREPROCESSING, QUIET, TINY, tiny_request
 from tests.export.test_checkpoint import LAYOUTS
 from tests.export.test_repository import mounted
@@ -41,10 +48,17 @@ def test_what_is_published(exported, repository):
     for outcome in exported:
         facts = json.loads((outcome.folder / "manifest.json").read_text())
         artifacts = [outcome.folder / artifact["file"] for artifact in facts["artifacts"]]
-        assert sorted(path.name for path in outcome.folder.iterdir()) == sorted([*(path.name for path in artifacts), "manifest.json"])
-        assert sorted(path.name for path in outcome.folder.parent.iterdir()) == ["1", "config.pbtxt", "labels.txt"]
+        assert sorted(path.name for path in outcome.folder.iterdir()) == sorted(
+            [*(path.name for path in artifacts), "manifest.json"]
+        )
+        assert sorted(path.name for path in outcome.folder.parent.iterdir()) == [
+            "1",
+            "config.pbtxt",
+            "labels.txt",
+        ]
         assert facts["artifacts"] == [
-            {"file": path.name, "sha256": sha256_of_file(path), "bytes": path.stat().st_size} for path in artifacts
+            {"file": path.name, "sha256": sha256(path), "bytes": path.stat().st_size}
+            for path in artifacts
         ]
         assert (facts["model"], facts["version"], facts["schema"]) == (outcome.model, 1, 2)
         assert facts["weights"]["kind"] == "seeded" and facts["weights"]["trained"] is False
@@ -52,7 +66,10 @@ def test_what_is_published(exported, repository):
         assert facts["tensors"]["input"] == {"name": "INPUT__0", "dims": [3, 64, 64]}
         assert facts["parity"]["relative_error"] <= facts["parity"]["bound"] == 1e-5
         assert facts["parity"]["top5"] == 1
-        assert facts["output"] == config_of(repository, outcome.model).parameters["output.kind"].string_value
+        assert (
+            facts["output"]
+            == config_of(repository, outcome.model).parameters["output.kind"].string_value
+        )
 
 
 def test_nothing_is_exported_twice(root):
@@ -79,14 +96,20 @@ def test_what_changes_the_artifact_makes_a_new_version(root, change):
     export(tiny_request(root), QUIET)
     (outcome,) = export(tiny_request(root, **change), QUIET)
     assert (outcome.made, outcome.version) == (True, 2)
-    assert sorted(path.name for path in outcome.folder.parent.iterdir() if path.name.isdigit()) == ["1", "2"]
+    assert sorted(path.name for path in outcome.folder.parent.iterdir() if path.name.isdigit()) == [
+        "1",
+        "2",
+    ]
 
 
 def test_what_changes_only_the_config_makes_none(root, tmp_path):
     export(tiny_request(root), QUIET)
     names = tmp_path / "names"
     names.write_text("".join(f"thing {n}\n" for n in range(1000)))
-    (outcome,) = export(tiny_request(root, serving=Serving(max_batch=4, instances=3, threads=1), labels=str(names)), QUIET)
+    (outcome,) = export(
+        tiny_request(root, serving=Serving(max_batch=4, instances=3, threads=1), labels=str(names)),
+        QUIET,
+    )
     assert (outcome.made, outcome.version) == (False, 1)
     config = config_of(root)
     assert config.instance_group[0].count == 3
@@ -106,14 +129,18 @@ def test_a_checkpoint_in_nvidias_layout_gives_the_networks_own_logits(root, tmp_
     network = seeded_network(replace(TINY, classes=12), 9)
     path = tmp_path / "checkpoint.pth.tar"
     torch.save(LAYOUTS[layout](network.state_dict()), path)
-    request = tiny_request(root, weights=str(path), formats=("torchscript", "onnx"), output=OutputKind.LOGITS)
-    images = np.stack([PREPROCESSING(load_image(photograph)) for photograph in sample_photographs()])
+    request = tiny_request(
+        root, weights=str(path), formats=("torchscript", "onnx"), output=OutputKind.LOGITS
+    )
+    images = np.stack(
+        [PREPROCESSING(load_image(photograph)) for photograph in sample_photographs()]
+    )
     with torch.no_grad():
         expected = network(torch.from_numpy(images)).numpy()
     for outcome in export(request, QUIET):
         runtime = runtimes.load(FORMATS[outcome.manifest.format].runtime, outcome.artifact, {})
         assert np.abs(runtime.run(images) - expected).max() / np.abs(expected).max() < 1e-5
-        assert outcome.manifest.weights.sha256 == sha256_of_file(path)
+        assert outcome.manifest.weights.sha256 == sha256(path)
         assert outcome.manifest.classes == 12
         config = config_of(root, outcome.model)
         assert list(config.output[0].dims) == [12]
@@ -124,26 +151,28 @@ def test_a_checkpoint_in_nvidias_layout_gives_the_networks_own_logits(root, tmp_
 def test_an_artifact_that_fails_the_gate_is_not_published(root, tree, monkeypatch):
     export(tiny_request(root), QUIET)
     before = tree(root)
-    honest = torchscript.export
+    honest = TorchScript.export
 
-    def wrong(material, folder):
+    def wrong(self, material, folder, reporter):
         material.network.network.fc.bias[0] += 1
-        honest(material, folder)
+        honest(self, material, folder, reporter)
 
-    monkeypatch.setattr(torchscript, "export", wrong)
-    with pytest.raises(ParityError, match="torchscript does not answer as the network it was made from"):
+    monkeypatch.setattr(TorchScript, "export", wrong)
+    with pytest.raises(
+        ParityError, match="torchscript does not answer as the network it was made from"
+    ):
         export(tiny_request(root, force=True), QUIET)
     assert tree(root) == before
     assert [path.name for path in root.parent.iterdir()] == ["models"]
 
 
 def test_all_formats_are_published_or_none(root, monkeypatch):
-    from export.formats import onnx
+    from seresnext101_triton.export.formats.onnx import Onnx
 
     def fail(*_):
         raise RuntimeError("the exporter failed")
 
-    monkeypatch.setattr(onnx, "export", fail)
+    monkeypatch.setattr(Onnx, "export", fail)
     with pytest.raises(RuntimeError):
         export(tiny_request(root, formats=("torchscript", "onnx")), QUIET)
     assert not root.exists()
@@ -179,7 +208,10 @@ def test_requests_that_cannot_be(root, change, message):
 
 @pytest.mark.parametrize("kibibytes", [1200, 1500, 2300])
 def test_a_full_disk(tmp_path, tree, kibibytes):
-    """The small network's artifact takes 1 MB: it does not fit, or only without what else is written with it."""
+    """The small network's artifact takes 1 MB.
+
+    It does not fit at 1200 KiB; at 1500 KiB it fits, but not the files that are written with it.
+    """
     disk = tmp_path / "disk"
     with mounted(disk, f"size={kibibytes}k"):
         root = disk / "models"
@@ -198,7 +230,7 @@ def test_a_full_disk(tmp_path, tree, kibibytes):
 
 
 def test_a_disk_that_fills_up_while_the_artifact_is_written(tmp_path, tree, monkeypatch):
-    monkeypatch.setattr("export.pipeline._ROOM_PER_ARTIFACT", 0.0)
+    monkeypatch.setattr("seresnext101_triton.export.pipeline._ROOM_PER_ARTIFACT", 0.0)
     for format in DEFAULT_FORMATS:
         disk = tmp_path / format
         with mounted(disk, "size=512k"):
@@ -211,12 +243,25 @@ def test_kill_9_in_the_middle_leaves_the_repository_as_it_was(root, tree):
     export(tiny_request(root), QUIET)
     before = tree(root)
     command = [
-        *(sys.executable, "-m", "export", "--weights", "seeded:1", "--architecture", "se-resnext-tiny", "--crop", "64", "--max-batch", "4"),
+        *(
+            sys.executable,
+            "-m",
+            "export",
+            "--weights",
+            "seeded:1",
+            "--architecture",
+            "se-resnext-tiny",
+            "--crop",
+            "64",
+            "--max-batch",
+            "4",
+        ),
         *("--name", "tiny", "--repository", str(root), "--quiet"),
     ]
     process = subprocess.Popen(command)
     deadline = time.monotonic() + 60
-    while not list(root.parent.glob(".models.staging-*/tiny_torchscript/2/model.pt")):  # one artifact is written, one is to come
+    # Until one of the two artifacts is written.
+    while not list(root.parent.glob(".models.staging-*/.scratch-*/model.pt")):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.005)
     process.kill()
@@ -224,7 +269,10 @@ def test_kill_9_in_the_middle_leaves_the_repository_as_it_was(root, tree):
     assert tree(root) == before
     assert list(root.parent.glob(".models.staging-*"))
 
-    (outcome,) = export(tiny_request(root, weights="seeded:1", preprocessing=replace(PREPROCESSING, resize=96)), QUIET)
+    (outcome,) = export(
+        tiny_request(root, weights="seeded:1", preprocessing=replace(PREPROCESSING, resize=96)),
+        QUIET,
+    )
     assert (outcome.made, outcome.version) == (True, 2)
     assert [path.name for path in root.parent.iterdir()] == ["models"]
 
@@ -232,16 +280,26 @@ def test_kill_9_in_the_middle_leaves_the_repository_as_it_was(root, tree):
 @pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_export_clears_up_after_itself(root, signal_):
     command = [
-        *(sys.executable, "-m", "export", "--weights", "seeded", "--architecture", "se-resnext-tiny", "--crop", "64"),
+        *(
+            sys.executable,
+            "-m",
+            "export",
+            "--weights",
+            "seeded",
+            "--architecture",
+            "se-resnext-tiny",
+            "--crop",
+            "64",
+        ),
         *("--repository", str(root), "--quiet"),
     ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not list(root.parent.glob(".models.staging-*/*/1/model.pt")):
+    while not list(root.parent.glob(".models.staging-*/.scratch-*/model.pt")):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.005)
     process.send_signal(signal_)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert list(root.parent.iterdir()) == []
+    assert not root.parent.exists()

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from export import repository as module
-from export.errors import RepositoryError
-from export.repository import Repository
+from seresnext101_triton.export import filesystem, journal, publication
+from seresnext101_triton.export.errors import RepositoryError
+from seresnext101_triton.export.repository import Repository
 
 
 @pytest.fixture
@@ -23,10 +23,13 @@ def root(tmp_path: Path) -> Path:
 
 def publish(root: Path, content: str, config: str = "config", model: str = "m") -> None:
     repository = Repository(root)
-    with repository.exclusive(), repository.stage(model) as staged:
-        (staged.new_version() / "model.pt").write_text(content)
+    with repository.exclusive() as publication:
+        built = publication.scratch()
+        (built / "model.pt").write_text(content)
+        staged = publication.stage(model)
+        staged.add_version(repository.next_version(model), built)
         staged.write("config.pbtxt", config)
-        staged.publish()
+        publication.publish()
 
 
 @contextmanager
@@ -68,9 +71,9 @@ def test_a_stage_that_is_not_published_leaves_nothing(root, tree):
     publish(root, "one")
     before = tree(root)
     repository = Repository(root)
-    with pytest.raises(ZeroDivisionError), repository.exclusive(), repository.stage("m") as staged:
-        (staged.new_version() / "model.pt").write_text("two")
-        staged.write("config.pbtxt", "changed")
+    with pytest.raises(ZeroDivisionError), repository.exclusive() as publication:
+        (publication.scratch() / "model.pt").write_text("two")
+        publication.stage("m").write("config.pbtxt", "changed")
         raise ZeroDivisionError
     assert tree(root) == before
     assert [path.name for path in root.parent.iterdir()] == ["models"]
@@ -78,13 +81,14 @@ def test_a_stage_that_is_not_published_leaves_nothing(root, tree):
 
 def test_a_new_repository_that_stays_empty_is_removed(root):
     repository = Repository(root)
-    with pytest.raises(ZeroDivisionError), repository.exclusive(), repository.stage("m"):
+    with pytest.raises(ZeroDivisionError), repository.exclusive() as publication:
+        publication.stage("m")
         raise ZeroDivisionError
     assert not root.exists()
 
 
 def test_the_model_is_complete_at_every_moment(root, monkeypatch):
-    """At every system call that changes the repository, it holds either all of the old or all of the new."""
+    """At every system call that changes the repository, it holds all old files or all new ones."""
     publish(root, "one", "first")
     seen = []
 
@@ -92,9 +96,11 @@ def test_the_model_is_complete_at_every_moment(root, monkeypatch):
         versions = tuple(Repository(root).versions("m"))
         seen.append((versions, (root / "m" / "config.pbtxt").read_text()))
 
-    exchange = module._exchange
-    monkeypatch.setattr(module, "_sync", lambda path: look())
-    monkeypatch.setattr(module, "_exchange", lambda one, other: (look(), exchange(one, other), look()))
+    exchange = filesystem.exchange
+    monkeypatch.setattr(publication, "sync", lambda path: look())
+    monkeypatch.setattr(
+        journal, "exchange", lambda one, other: (look(), exchange(one, other), look())
+    )
     publish(root, "two", "second")
     assert set(seen) == {((1,), "first"), ((1, 2), "second")}
 
@@ -129,7 +135,11 @@ def test_a_file_system_without_hard_links(root, monkeypatch):
 
 def test_two_exports_at_once(root):
     repository = Repository(root)
-    with repository.exclusive(), pytest.raises(RepositoryError, match="another export is writing to it"), Repository(root).exclusive():
+    with (
+        repository.exclusive(),
+        pytest.raises(RepositoryError, match="another export is writing to it"),
+        Repository(root).exclusive(),
+    ):
         pass
 
 
@@ -149,9 +159,9 @@ def test_other_users_may_read_what_is_published(root):
 
 def test_too_little_room_is_seen_before_the_work(root):
     repository = Repository(root)
-    with pytest.raises(RepositoryError, match=r"about 1000000000000 MB will be written and \d+ MB are free"), repository.exclusive():
-        with repository.stage("m", bytes_needed=10**18):
-            raise AssertionError("no work may begin")
+    message = r"about 1000000000000 MB will be written and \d+ MB are free"
+    with pytest.raises(RepositoryError, match=message), repository.exclusive() as publication:
+        publication.prepare(["m"], 10**18)
     assert not root.exists()
 
 
@@ -161,7 +171,10 @@ def test_a_disk_that_fills_up_meanwhile(tmp_path, tree):
         root = disk / "models"
         publish(root, "one")
         before = tree(root)
-        with pytest.raises(RepositoryError, match="cannot be written, and is as it was: the disk is full: make room"):
+        with pytest.raises(
+            RepositoryError,
+            match="cannot be written, and is as it was: the disk is full: make room",
+        ):
             publish(root, "x" * 1_000_000)
         assert tree(root) == before
         assert [path.name for path in disk.iterdir()] == ["models"]
@@ -174,14 +187,21 @@ def test_a_read_only_repository(tmp_path, tree):
         before = tree(disk / "models")
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         for root in (disk / "models", disk / "new"):
-            with pytest.raises(RepositoryError, match="the file system is read-only: name another --repository"):
+            with pytest.raises(
+                RepositoryError, match="the file system is read-only: name another `repository`"
+            ):
                 publish(root, "two")
         assert tree(disk / "models") == before
 
 
 def test_a_mount_point(tmp_path):
     disk = tmp_path / "disk"
-    with mounted(disk, "size=256k"), pytest.raises(RepositoryError, match="it is a mount point.*name a folder in it, --repository"):
+    with (
+        mounted(disk, "size=256k"),
+        pytest.raises(
+            RepositoryError, match="it is a mount point.*name a folder in it, `repository="
+        ),
+    ):
         publish(disk, "one")
 
 
@@ -189,3 +209,17 @@ def test_a_file_in_the_way(tmp_path):
     (tmp_path / "models").touch()
     with pytest.raises(RepositoryError, match="models cannot be written"):
         publish(tmp_path / "models", "one")
+
+
+@pytest.mark.parametrize("name", ["models[1]", "mod*", "m?dels", "[!a]", "a.b+c"])
+def test_a_repository_whose_name_is_a_pattern(tmp_path, name):
+    """Its own leftovers are removed; those of repositories that match the pattern stay."""
+    others = [
+        tmp_path / f".{other}.staging-dead" for other in ("models1", "models", "b", "aab", "axbbc")
+    ]
+    for folder in (*others, tmp_path / f".{name}.staging-dead"):
+        folder.mkdir()
+    publish(tmp_path / name, "one")
+    publish(tmp_path / name, "two")
+    assert Repository(tmp_path / name).versions("m") == [1, 2]
+    assert sorted(tmp_path.iterdir()) == sorted([*others, tmp_path / name])

@@ -7,12 +7,14 @@ from copy import deepcopy
 import pytest
 import torch
 
-from client.images import load_image, sample_photographs
-from export.network import SqueezeAndExcitation
-from export.weights import resolve
-from export.weights.checkpoint import sha256_of_tensors
-from export.weights.seeded import seeded_network
+from seresnext101_triton.client.images import load_image, sample_photographs
+from seresnext101_triton.export.network import SqueezeAndExcitation
+from seresnext101_triton.export.weights import resolve
+from seresnext101_triton.export.weights.checkpoint import sha256_of_tensors
+from seresnext101_triton.export.weights.seeded import seeded_network
 from tests.conftest import PREPROCESSING, QUIET, TINY
+
+pytestmark = pytest.mark.numeric
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +24,9 @@ def network():
 
 @pytest.fixture(scope="module")
 def photographs():
-    return torch.stack([torch.from_numpy(PREPROCESSING(load_image(path))) for path in sample_photographs()])
+    return torch.stack(
+        [torch.from_numpy(PREPROCESSING(load_image(path))) for path in sample_photographs()]
+    )
 
 
 def test_a_seed_always_gives_the_same_weights(network):
@@ -47,10 +51,12 @@ def test_logits_are_of_a_trained_networks_size_and_differ_by_photograph(network,
 
 
 def test_every_gate_has_a_say(network, photographs):
-    """A forgotten Squeeze-and-Excitation must change the answer, or no export of it could ever be proven."""
+    """The answer differs without a Squeeze-and-Excitation gate, so an export without it fails."""
     with torch.no_grad():
         expected = network(photographs)
-        for name, gate in [item for item in network.named_modules() if isinstance(item[1], SqueezeAndExcitation)]:
+        for name, gate in [
+            item for item in network.named_modules() if isinstance(item[1], SqueezeAndExcitation)
+        ]:
             broken = deepcopy(network)
             broken.get_submodule(name).expand.bias.fill_(100)  # always open
             assert (broken(photographs) - expected).abs().max() / expected.abs().max() > 1e-3, name

@@ -8,16 +8,24 @@ import onnxruntime
 import pytest
 import torch
 
-from export.config import Serving
-from export.pipeline import export
+from seresnext101_triton.export.pipeline import export
+from seresnext101_triton.export.serving import Serving
 from tests.conftest import QUIET, tiny_request
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU, or no PyTorch for CUDA")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(
+        not torch.cuda.is_available(), reason="no NVIDIA GPU, or no PyTorch for CUDA"
+    ),
+]
 GPU = Serving(max_batch=4, device="gpu")
 needs_cuda_onnxruntime = pytest.mark.skipif(
-    "CUDAExecutionProvider" not in onnxruntime.get_available_providers(), reason="no onnxruntime-gpu"
+    "CUDAExecutionProvider" not in onnxruntime.get_available_providers(),
+    reason="no onnxruntime-gpu",
 )
-needs_tensorrt = pytest.mark.skipif(not find_spec("tensorrt"), reason="no TensorRT: pip install '.[gpu]'")
+needs_tensorrt = pytest.mark.skipif(
+    not find_spec("tensorrt"), reason="no TensorRT: pip install '.[gpu]'"
+)
 
 
 def parity(root, **changes) -> dict:

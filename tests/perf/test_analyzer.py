@@ -6,9 +6,9 @@ import subprocess
 
 import pytest
 
-from perf import analyzer
-from perf.cli import main
-from perf.errors import AnalyzerMissing
+from seresnext101_triton.perf import analyzer
+from seresnext101_triton.perf.cli import main
+from seresnext101_triton.perf.errors import AnalyzerMissing
 
 
 def test_the_one_that_make_fetched_runs():
@@ -20,9 +20,25 @@ def test_the_one_that_make_fetched_runs():
 def test_none_at_all(tmp_path, monkeypatch, capsys, server):
     monkeypatch.setattr(analyzer, "FOLDER", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert main(["sweep", "--url", server.url, "--model", "tiny_onnx", "--results", str(tmp_path / "r.jsonl")]) == 69
+    assert (
+        main(
+            [
+                "sweep",
+                "--url",
+                server.url,
+                "--model",
+                "tiny_onnx",
+                "--results",
+                str(tmp_path / "r.jsonl"),
+            ]
+        )
+        == 69
+    )
     err = capsys.readouterr().err
-    assert "there is no perf_analyzer: `make perf-analyzer` fetches NVIDIA's" in err and err.count("\n") == 1
+    assert (
+        "there is no perf_analyzer: `make perf-analyzer` fetches NVIDIA's" in err
+        and err.count("\n") == 1
+    )
 
 
 def test_the_placeholder_of_the_registry(tmp_path, monkeypatch):
@@ -39,5 +55,7 @@ def test_one_whose_libraries_are_missing(tmp_path, monkeypatch):
     (tmp_path / "perf_analyzer").write_bytes(program.read_bytes())
     (tmp_path / "perf_analyzer").chmod(0o755)
     monkeypatch.setattr(analyzer, "FOLDER", tmp_path)
-    with pytest.raises(AnalyzerMissing, match=r"does not run here: .*cannot open shared object file"):
+    with pytest.raises(
+        AnalyzerMissing, match=r"does not run here: .*cannot open shared object file"
+    ):
         analyzer.find()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from export.pipeline import export
-from export.quantization import Quantization
-from perf import cpu, results
-from perf.cli import main
+from seresnext101_triton.export.pipeline import export
+from seresnext101_triton.export.quantization import Quantization
+from seresnext101_triton.perf import cpu, results
+from seresnext101_triton.perf.cli import main
+from seresnext101_triton.perf.records import CpuMeasurement, CpuRecord
 from tests.conftest import QUIET, tiny_request
 
 
@@ -19,23 +20,50 @@ def forms(tmp_path_factory):
     assert len(list(images.glob("*.jpg"))) == 20
     export(tiny_request(root, formats=("torchscript", "onnx", "openvino")), QUIET)
     export(tiny_request(root, formats=("openvino",), precision="bf16"), QUIET)
-    export(tiny_request(root, formats=("openvino",), precision="int8", quantization=Quantization(images, "minmax", min_agreement=0)), QUIET)
+    export(
+        tiny_request(
+            root,
+            formats=("openvino",),
+            precision="int8",
+            quantization=Quantization(images, "minmax", min_agreement=0),
+        ),
+        QUIET,
+    )
     return root
 
 
 def test_every_way_is_measured_in_every_round(forms, tmp_path, capsys):
     path = tmp_path / "results.jsonl"
-    arguments = ["cpu", "--name", "tiny", "--repository", str(forms), "--results", str(path), "--concurrency", "1,2"]
-    assert main([*arguments, "--rounds", "2", "--seconds", "0.3", "--architecture", "se-resnext-tiny"]) == 0
+    arguments = [
+        "cpu",
+        "--name",
+        "tiny",
+        "--repository",
+        str(forms),
+        "--results",
+        str(path),
+        "--concurrency",
+        "1,2",
+    ]
+    assert (
+        main([*arguments, "--rounds", "2", "--seconds", "0.3", "--architecture", "se-resnext-tiny"])
+        == 0
+    )
     (record,) = results.read(path)
-    assert len(record["turns"]) == 2 * 6 + 5 * 2
-    assert all(len(turns) == 2 and min(turns) > 0 for turns in record["turns"].values())
-    assert all(0 < min(found["p50"]) <= max(found["p99"]) for found in record["latency"].values())
-    assert record["memory_mib"].keys() == {f"tiny_{form}" for form in cpu.FORMS}
-    assert min(record["memory_mib"].values()) > 20
-    assert [bar["least"] for bar in record["bars"]] == [4.0, 3.3, 2.7, 1.9, *[0.93] * 5]
+    assert isinstance(record, CpuRecord)
+    assert len(record.turns) == 2 * 6 + 5 * 2
+    assert all(len(turns) == 2 and min(turns) > 0 for turns in record.turns.values())
+    assert all(0 < min(found["p50"]) <= max(found["p99"]) for found in record.latency.values())
+    assert record.memory_mib.keys() == {f"tiny_{form}" for form in cpu.VARIANTS}
+    assert min(record.memory_mib.values()) > 20
+    assert [target.least for target in cpu.targets(record)] == [4.0, 3.3, 2.7, 1.9, *[0.93] * 5]
     said = capsys.readouterr().out
-    for words in ("eager PyTorch", "openvino_int8", "2 at once", "INT8 served, throughput, over TorchScript served"):
+    for words in (
+        "eager PyTorch",
+        "openvino_int8",
+        "2 at once",
+        "INT8 served, throughput, over TorchScript served",
+    ):
         assert words in said
         assert words in (tmp_path / "cpu.md").read_text()
     for name in ("cpu.svg", "cpu.png"):
@@ -45,25 +73,30 @@ def test_every_way_is_measured_in_every_round(forms, tmp_path, capsys):
 def test_crops_that_cannot_be_written(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert main(["crops", str(tmp_path / "file" / "crops")]) == 73
-    assert capsys.readouterr().err == f"error: {tmp_path / 'file' / 'crops'} cannot be written: Not a directory\n"
+    assert (
+        capsys.readouterr().err
+        == f"error: {tmp_path / 'file' / 'crops'} cannot be written: Not a directory\n"
+    )
 
 
-def record_with(int8: list[float]) -> dict:
+def measured_with(int8: list[float]) -> CpuMeasurement:
     turns: dict[str, list[float]] = {}
-    for form in cpu.FORMS:
-        speed = {"torchscript": 8.0, "onnx": 10.0, "openvino": 10.0, "openvino_bf16": 20.0}.get(form)
+    for form in cpu.VARIANTS:
+        speed = {"torchscript": 8.0, "onnx": 10.0, "openvino": 10.0, "openvino_bf16": 20.0}.get(
+            form
+        )
         for batch in cpu.BATCHES:
             turns[f"raw:n_{form} {batch}"] = [speed or 40.0] * 3
         for level in (1, 4):
             turns[f"n_{form} {level}"] = [speed] * 3 if speed else int8
     latency = {"n_onnx 1": {"p50": [90.0] * 3}, "n_openvino_int8 1": {"p50": [30.0] * 3}}
-    return {"name": "n", "concurrencies": [1, 4], "turns": turns, "latency": latency}
+    return CpuMeasurement("n", [1, 4], 3, turns, latency, memory_mib={})
 
 
 def test_a_promise_is_kept_or_missed_or_lost_in_noise():
     def verdicts(int8: list[float]) -> list[str]:
-        _, rows = cpu.bar_table(cpu.bars(record_with(int8)))
-        return [row[-1] for row in rows]
+        table = cpu.target_table(cpu.targets(measured_with(int8)))
+        return [row[-1] for row in table.rows]
 
     assert verdicts([39.0, 39.1, 39.0]) == ["kept"] * 9
     assert verdicts([20.0, 20.1, 20.0])[:2] == ["MISSED"] * 2

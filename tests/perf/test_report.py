@@ -3,50 +3,47 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
-from perf.cli import main
-from perf.errors import PerfError
-from perf.report import write
-
-AROUND: dict = {
-    "measured": "2026-01-01T00:00:00+00:00",
-    "command": "python -m perf sweep --model m",
-    "commit": "abc",
-    "machine": {"cpu": "A CPU", "cores": 2, "memory_gb": 8.0, "gpu": "", "system": "Linux"},
-    "versions": {"torch": "2"},
-}
-
-
-def point(model: str, concurrency: int, throughput: float, **changes) -> dict:
-    return {
-        **AROUND,
-        "kind": "point",
-        "model": {"name": model, "weights": "seeded"},
-        "load": {"model": model, "batch": 1, "concurrency": concurrency, "rate": 0, "protocol": "grpc", "shared_memory": False},
-        "throughput": throughput,
-        "latency": {"p50": 10.0, "p90": 12.0, "p95": 13.0, "p99": 20.0},
-        "phases": {"client send": 0.1, "queue": 2.0, "compute": 7.0},
-        "stable": True,
-        "server": {"mean_batch": 1.5, "cores": 1.9, "memory_mib": 400.0},
-        **changes,
-    }
+from seresnext101_triton.perf import results
+from seresnext101_triton.perf.cli import main
+from seresnext101_triton.perf.cpu import BATCHES, EAGER, VARIANTS
+from seresnext101_triton.perf.errors import PerfError
+from seresnext101_triton.perf.records import (
+    RECORD_TYPES,
+    Confirmation,
+    CpuMeasurement,
+    CpuRecord,
+    Load,
+    ModelDescription,
+    Point,
+    PrecisionRecord,
+    PrecisionThroughput,
+    Record,
+    Setting,
+    Trial,
+    TuningOutcome,
+    TuningRecord,
+)
+from seresnext101_triton.perf.reporting import report
+from seresnext101_triton.perf.turns import Ratio
+from tests.perf.values import CIRCUMSTANCES, MACHINE, comparison, point
 
 
-COMPARISON = {
-    **AROUND,
-    "kind": "comparison",
-    "command": "python -m perf compare a b",
-    "rounds": 2,
-    "turns": {"a": [10.0, 11.0], "b": [20.0, 21.0]},
-    "ratios": {"b": {"value": 1.95, "low": 1.9, "high": 2.0}},
-}
+def measured(model: str, concurrency: int, throughput: float, **changes) -> Point:
+    return point(Load(model, concurrency=concurrency), throughput, **changes)
 
 
 def test_a_page_that_needs_nothing_beside_it(tmp_path):
-    records = [point("one", 1, 10.0), point("one", 2, 15.0), point("two", 1, 20.0, stable=False), COMPARISON]
-    paths = write(records, tmp_path)
+    records: list[Record] = [
+        measured("one", 1, 10.0),
+        measured("one", 2, 15.0),
+        measured("two", 1, 20.0, stable=False),
+        comparison(),
+    ]
+    paths = report(records, tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert page.count("<svg") == 3
     assert not re.search(r'(src|href)="(?!#)', page)
@@ -59,22 +56,89 @@ def test_a_page_that_needs_nothing_beside_it(tmp_path):
 
 
 def test_a_load_that_was_measured_again_counts_once(tmp_path):
-    write([point("one", 1, 10.0), point("one", 1, 99.5)], tmp_path)
+    report([measured("one", 1, 10.0), measured("one", 1, 99.5)], tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert "99.5" in text and "| 10.0 | 10.0 |" not in text
 
 
 def test_a_comparison_that_was_made_again_counts_once(tmp_path):
-    again = COMPARISON | {"ratios": {"b": {"value": 1.5, "low": 1.4, "high": 1.6}}}
-    write([COMPARISON, again], tmp_path)
+    again = comparison(ratios={"b": Ratio(1.5, 1.4, 1.6)})
+    report([comparison(), again], tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert "1.500 (1.400" in text and "1.950" not in text
 
 
 def test_several_machines_are_no_report(tmp_path):
-    other = point("one", 1, 10.0, machine=AROUND["machine"] | {"cores": 4})
+    other = measured("one", 1, 10.0, machine=replace(MACHINE, cores=4))
     with pytest.raises(PerfError, match="of 2 machines"):
-        write([point("one", 1, 10.0), other], tmp_path)
+        report([measured("one", 1, 10.0), other], tmp_path)
+
+
+def test_every_kind_of_record_is_shown(tmp_path):
+    """A report is made from a results file, so this is the whole way from measurement to page."""
+    stored: list[Record] = [
+        measured("one", 1, 10.0),
+        comparison(),
+        TuningRecord(
+            **CIRCUMSTANCES | {"command": "tune"},
+            **vars(OUTCOME),
+            model=MODEL,
+            load=Load("m"),
+            p99_ms=None,
+        ),
+        CpuRecord(**CIRCUMSTANCES | {"command": "cpu"}, **vars(cpu_measurement())),
+        PrecisionRecord(
+            **CIRCUMSTANCES | {"command": "precision"},
+            device="cpu",
+            torch="2",
+            cuda=None,
+            images_per_second=[PrecisionThroughput("eager FP16", 8, [3.0, 4.0, 5.0])],
+        ),
+    ]
+    assert {type(record) for record in stored} == set(RECORD_TYPES.values())
+    for record in stored:
+        results.append(tmp_path / "results.jsonl", record)
+    assert results.read(tmp_path / "results.jsonl") == stored
+    assert (
+        main(["report", "--results", str(tmp_path / "results.jsonl"), "--output", str(tmp_path)])
+        == 0
+    )
+    page, text = ((tmp_path / name).read_text() for name in ("report.html", "report.md"))
+    for words in (
+        "Tuning of m",
+        "as it is",
+        "openvino_int8",
+        "INT8 served, throughput",
+        "eager FP16",
+        "4.0",
+        "Side by side",
+    ):
+        assert words in page and words in text
+    assert page.count("<svg") == 4 and (tmp_path / "cpu.png").exists()
+
+
+def cpu_measurement() -> CpuMeasurement:
+    turns, latency = {}, {}
+    for form in VARIANTS:
+        for level in (1, 4):
+            turns[f"m_{form} {level}"] = [10.0, 11.0]
+            latency[f"m_{form} {level}"] = {"p50": [90.0, 91.0], "p99": [95.0, 99.0]}
+        turns |= {f"raw:m_{form} {batch}": [10.0, 12.0] for batch in BATCHES}
+    turns |= {f"{EAGER} {batch}": [5.0, 6.0] for batch in BATCHES}
+    return CpuMeasurement("m", [1, 4], 2, turns, latency, {f"m_{form}": 100.0 for form in VARIANTS})
+
+
+MODEL = ModelDescription("m", "1", "onnxruntime_onnx", "seeded", "")
+OLD, NEW = Setting(1, 0, 8, 0), Setting(2, 1, 8, 0)
+OUTCOME = TuningOutcome(
+    [
+        Trial("as it is", OLD, 10.0, 5.0, within=True),
+        Trial("instances", NEW, 12.0, 25.0, within=False),
+    ],
+    NEW,
+    grid=9,
+    confirmed=Confirmation(1.2, 1.1, 1.3, {"as it was": [10.0, 10.0], "tuned": [12.0, 12.0]}),
+)
 
 
 def test_nothing_to_report(tmp_path, capsys):

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from server import TRITON_RELEASE
-from server.errors import ReleaseError
-from server.releases import RELEASES, release
+from seresnext101_triton.server import TRITON_RELEASE
+from seresnext101_triton.server.errors import ReleaseError
+from seresnext101_triton.server.releases import RELEASES, release
 
 PROJECT = Path(__file__).parents[2]
 
@@ -47,7 +47,9 @@ def test_which_plans_a_release_loads(name, tensorrt, version_compatible, expecte
 
 def test_the_message_says_what_to_install():
     with pytest.raises(
-        ReleaseError, match=r"26.07 has TensorRT 11.1.0.106 and cannot load .* 11.4.0.1: pip install 'tensorrt==11.1.0.106'"
+        ReleaseError,
+        match=r"26.07 has TensorRT 11.1.0.106 and cannot load .* 11.4.0.1: "
+        r"pip install 'tensorrt==11.1.0.106'",
     ):
         release("26.07").check_plan("11.4.0.1", version_compatible=False)
     with pytest.raises(ReleaseError, match=r"pip install 'tensorrt==10.13.3\.\*'"):
@@ -55,34 +57,51 @@ def test_the_message_says_what_to_install():
 
 
 def test_a_release_whose_tensorrt_is_not_known():
-    with pytest.raises(ReleaseError, match="which TensorRT tritonserver 26.02 has is not known: build in its image"):
+    with pytest.raises(
+        ReleaseError, match="which TensorRT tritonserver 26.02 has is not known: build in its image"
+    ):
         release("26.02").check_plan("10.15.0.1", version_compatible=False)
 
 
 def test_an_unknown_release():
-    with pytest.raises(ReleaseError, match=r"27.01 is not a known release of tritonserver: choose from 24.10, .*26.08"):
+    with pytest.raises(
+        ReleaseError,
+        match=r"27.01 is not a known release of tritonserver: choose from 24.10, .*26.08",
+    ):
         release("27.01")
 
 
 def test_the_gpu_extra_installs_what_the_default_release_loads():
-    extras = tomllib.loads(PROJECT.joinpath("pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = tomllib.loads(PROJECT.joinpath("pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
     assert f"tensorrt=={release(TRITON_RELEASE).tensorrt}" in extras["gpu"]
 
 
 def test_releases_grow():
-    """Every number of a later release is as large or larger: a slip of the pen in the table would show."""
+    """Each version number of a later release is at least as large, so a typing error would show."""
     rows = [
-        [tuple(map(int, text.split("."))) for text in (row.triton, row.onnxruntime, row.openvino, row.cuda)] + [(row.opset,), (row.ir,)]
+        [
+            tuple(map(int, text.split(".")))
+            for text in (row.triton, row.onnxruntime, row.openvino, row.cuda)
+        ]
+        + [(row.opset,), (row.ir,)]
         for row in RELEASES.values()
     ]
     for earlier, later in pairwise(rows):
-        assert all(new >= old or new == old[: len(new)] for old, new in zip(earlier, later, strict=True))
+        assert all(
+            new >= old or new == old[: len(new)] for old, new in zip(earlier, later, strict=True)
+        )
     plans = [tuple(map(int, row.tensorrt.split("."))) for row in RELEASES.values() if row.tensorrt]
     assert plans == sorted(plans)
 
 
 @pytest.mark.parametrize("name", ["requirements.lock", "requirements-gpu.lock"])
 def test_the_locks_name_versions_and_nothing_of_the_machine_they_were_made_on(name):
-    lines = [line for line in PROJECT.joinpath(name).read_text().splitlines() if line and not line.lstrip().startswith("#")]
+    lines = [
+        line
+        for line in PROJECT.joinpath(name).read_text().splitlines()
+        if line and not line.lstrip().startswith("#")
+    ]
     assert len(lines) > 50
     assert all(re.fullmatch(r"[a-zA-Z0-9._-]+==[0-9][0-9a-z.]*", line) for line in lines)

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from server import runtimes
-from server.errors import ArtifactError
-from server.runtimes.base import flag, thread_count
+from seresnext101_triton.export import speed
+from seresnext101_triton.server import runtimes
+from seresnext101_triton.server.cores import MOST_THREADS, usable_cores
+from seresnext101_triton.server.errors import ArtifactError
+from seresnext101_triton.server.runtimes import int8
+from seresnext101_triton.server.runtimes.base import flag, integer, thread_count
+from seresnext101_triton.server.runtimes.torchscript import TENSORS_ENTRY
 from tests.conftest import onnx_convolution
+
+pytestmark = pytest.mark.numeric
 
 ARTIFACTS = {"torchscript": "model.pt", "onnxruntime": "model.onnx", "openvino": "model.xml"}
 
@@ -21,7 +33,9 @@ ARTIFACTS = {"torchscript": "model.pt", "onnxruntime": "model.onnx", "openvino":
 def runtime_and_artifact(request, exported):
     filename = ARTIFACTS[request.param]
     return request.param, next(
-        outcome.folder / filename for outcome in exported if outcome.artifact.name == filename and outcome.model.startswith("tiny")
+        outcome.folder / filename
+        for outcome in exported
+        if outcome.artifact.name == filename and outcome.model.startswith("tiny")
     )
 
 
@@ -57,23 +71,121 @@ def test_a_missing_artifact(runtime_and_artifact, tmp_path):
         runtimes.load(runtime_and_artifact[0], tmp_path / "nowhere", {})
 
 
-def test_onnx_runtime_honours_thread_parameters(tmp_path, monkeypatch):
+@pytest.fixture
+def convolution(tmp_path) -> Path:
     path = tmp_path / "model.onnx"
     path.write_bytes(onnx_convolution((3, 4, 4)))
-    seen = []
+    return path
+
+
+@pytest.fixture
+def options(monkeypatch) -> list[onnxruntime.SessionOptions]:
+    """What ONNX Runtime's sessions were given."""
+    seen: list[onnxruntime.SessionOptions] = []
     session = onnxruntime.InferenceSession
     monkeypatch.setattr(
-        onnxruntime, "InferenceSession", lambda path, options, **rest: seen.append(options) or session(path, options, **rest)
+        onnxruntime,
+        "InferenceSession",
+        lambda path, options, **rest: seen.append(options) or session(path, options, **rest),
     )
-    runtimes.load("onnxruntime", path, {"intra_op_thread_count": "3", "inter_op_thread_count": "2", "execution_mode": "1"})
-    assert (seen[0].intra_op_num_threads, seen[0].inter_op_num_threads) == (3, 2)
-    assert seen[0].execution_mode == onnxruntime.ExecutionMode.ORT_PARALLEL
+    return seen
+
+
+def test_onnx_runtime_honours_its_parameters(convolution, options):
+    parameters = {"intra_op_thread_count": "3", "inter_op_thread_count": "2", "execution_mode": "1"}
+    runtimes.load(
+        "onnxruntime",
+        convolution,
+        parameters | {"enable_mem_arena": "off", "enable_mem_pattern": "0"},
+    )
+    (seen,) = options
+    assert (seen.intra_op_num_threads, seen.inter_op_num_threads) == (3, 2)
+    assert seen.execution_mode == onnxruntime.ExecutionMode.ORT_PARALLEL
+    assert (seen.enable_cpu_mem_arena, seen.enable_mem_pattern) == (False, False)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{}, {"intra_op_thread_count": "0", "execution_mode": "0", "enable_mem_arena": "true"}],
+)
+def test_onnx_runtime_left_alone(convolution, options, parameters):
+    runtimes.load("onnxruntime", convolution, parameters)
+    (seen,) = options
+    assert (seen.intra_op_num_threads, seen.inter_op_num_threads) == (usable_cores(), 0)
+    assert seen.execution_mode == onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    assert (seen.enable_cpu_mem_arena, seen.enable_mem_pattern) == (True, True)
+
+
+@pytest.mark.parametrize("mode", ["2", "-1", "true", ""])
+def test_an_execution_mode_that_onnx_runtime_has_not(convolution, mode):
+    with pytest.raises(ArtifactError, match="parameter execution_mode must be "):
+        runtimes.load("onnxruntime", convolution, {"execution_mode": mode})
+
+
+def changed(graph: Path, change) -> Path:
+    model = onnx.load(graph)
+    change(model.graph)
+    onnx.save(model, graph)
+    return graph
+
+
+def half(graph: onnx.GraphProto) -> None:
+    for tensor in (graph.input[0], graph.output[0]):
+        tensor.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    weight = onnx.numpy_helper.to_array(graph.initializer[0]).astype(np.float16)
+    graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight, "weight"))
+
+
+def with_a_second_input(graph: onnx.GraphProto) -> None:
+    graph.input.append(onnx.helper.make_tensor_value_info("size", onnx.TensorProto.FLOAT, [1]))
+
+
+@pytest.mark.parametrize(
+    ("change", "found"), [(half, r"tensor\(float16\)"), (with_a_second_input, "INPUT__0 .*, size")]
+)
+def test_onnx_that_the_backend_cannot_feed_is_refused_at_load_and_not_at_the_first_request(
+    convolution, change, found
+):
+    with pytest.raises(
+        ArtifactError,
+        match=f"must have one input, an FP32 tensor with a batch axis, and has .*{found}",
+    ):
+        runtimes.load("onnxruntime", changed(convolution, change), {})
+
+
+def test_a_fixed_batch_axis_is_told(convolution):
+    def fix(graph: onnx.GraphProto) -> None:
+        for tensor in (graph.input[0], graph.output[0]):
+            tensor.type.tensor_type.shape.dim[0].dim_value = 2
+
+    assert runtimes.load("onnxruntime", convolution, {}).input.batch == -1
+    model = runtimes.load("onnxruntime", changed(convolution, fix), {})
+    assert (model.input.batch, model.input.dims, model.output.batch, model.output.dims) == (
+        2,
+        (3, 4, 4),
+        2,
+        (2, 2, 2),
+    )
+
+
+@pytest.mark.parametrize(
+    "entry", ["", "{}", "[]", "not json", '{"INPUT__0": 3}', '{"INPUT__0": ["a"]}', "null"]
+)
+def test_torchscript_with_a_strange_entry_of_that_name_tells_no_dims(tmp_path, entry):
+    module = torch.jit.trace(torch.nn.ReLU(), torch.zeros(1, 3))
+    torch.jit.save(module, str(tmp_path / "model.pt"), _extra_files={TENSORS_ENTRY: entry})
+    model = runtimes.load("torchscript", tmp_path / "model.pt", {})
+    assert (model.input.dims, model.output.dims) == ((), ())
 
 
 def test_torchscript_honours_thread_parameters(exported):
     before = torch.get_num_threads()
     try:
-        artifact = next(outcome.folder / "model.pt" for outcome in exported if outcome.model == "tiny_torchscript")
+        artifact = next(
+            outcome.folder / "model.pt"
+            for outcome in exported
+            if outcome.model == "tiny_torchscript"
+        )
         runtimes.load("torchscript", artifact, {"INTRA_OP_THREAD_COUNT": "1"})
         assert torch.get_num_threads() == 1
     finally:
@@ -90,14 +202,152 @@ def test_cuda_without_cuda_is_an_error_that_names_the_package(tmp_path):
             runtimes.load("onnxruntime", path, {}, "cuda:0")
 
 
-@pytest.mark.parametrize(("text", "count"), [("4", 4), ("0", 0), ("-1", 0), ("", 0)])
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("4", 4), ("0", 0), ("-1", 0), (" 4 ", 4), ("+4", 4), (str(MOST_THREADS), MOST_THREADS)],
+)
 def test_thread_counts_are_read_as_the_backends_read_them(text, count):
     assert thread_count({"n": text}, "n") == count
     assert thread_count({}, "n") == 0
+    assert thread_count({"other": "x"}, "n") == 0
 
 
-def test_parameters_that_cannot_be_read():
-    with pytest.raises(ArtifactError, match="n must be a whole number, not 'two'"):
-        thread_count({"n": "two"}, "n")
-    with pytest.raises(ArtifactError, match="f must be true or false, not 'maybe'"):
-        flag({"f": "maybe"}, "f", default=True)
+@pytest.mark.parametrize(
+    "text",
+    ["", "two", "2.5", "1_000", "4 threads", "\u0664", "0x10", "99999999999999999999", "--1"],
+)
+def test_thread_counts_that_cannot_be_read(text):
+    with pytest.raises(ArtifactError, match="parameter n must be a whole number, not "):
+        thread_count({"n": text}, "n")
+
+
+def test_more_threads_than_any_machine_has():
+    with pytest.raises(ArtifactError, match="n must be at most 1024, not '1025'"):
+        thread_count({"n": "1025"}, "n")
+
+
+def test_whole_numbers_keep_their_sign():
+    assert integer({"n": "-3"}, "n") == -3
+    assert integer({}, "n", default=7) == 7
+
+
+@pytest.mark.parametrize("default", [True, False])
+def test_switches_are_read_as_the_backends_read_them(default):
+    assert all(
+        flag({"f": text}, "f", default) for text in ("true", "TRUE", "True", "on", "ON", "1")
+    )
+    assert not any(
+        flag({"f": text}, "f", default) for text in ("false", "FALSE", "off", "Off", "0")
+    )
+    assert flag({}, "f", default) is default
+    for text in ("", "yes", "maybe", "2", "true "):
+        with pytest.raises(ArtifactError, match="f must be true or false, not "):
+            flag({"f": text}, "f", default)
+
+
+NAMES = {
+    "onnxruntime": (
+        "intra_op_thread_count",
+        "inter_op_thread_count",
+        "execution_mode",
+        "enable_mem_arena",
+        "enable_mem_pattern",
+    ),
+    "openvino": (
+        "INFERENCE_NUM_THREADS",
+        "NUM_STREAMS",
+        "HINT_BF16",
+        "PERFORMANCE_HINT",
+        "COMPILATION_NUM_THREADS",
+        "CPU_EXTENSION_PATH",
+    ),
+    "torchscript": (
+        "INTRA_OP_THREAD_COUNT",
+        "INTER_OP_THREAD_COUNT",
+        "INFERENCE_MODE",
+        "DISABLE_OPTIMIZED_EXECUTION",
+        "ENABLE_NVFUSER",
+    ),
+}
+VALUES = st.one_of(
+    st.text(max_size=8),
+    st.integers().map(str),
+    st.integers(-2, 3).map(str),
+    st.sampled_from(
+        [
+            "true",
+            "OFF",
+            "YES",
+            "NO",
+            "yes",
+            "auto",
+            "NUMA",
+            "latency",
+            "THROUGHPUT",
+            "",
+            " 1",
+            "1e3",
+            "nan",
+            "\0",
+        ]
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> dict[str, Path]:
+    """One convolution for every runtime."""
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "model.onnx").write_bytes(onnx_convolution((3, 4, 4)))
+    torch.jit.save(
+        torch.jit.trace(torch.nn.Conv2d(3, 2, 3), torch.zeros(1, 3, 4, 4)), str(folder / "model.pt")
+    )
+    return {
+        "onnxruntime": folder / "model.onnx",
+        "openvino": folder / "model.onnx",
+        "torchscript": folder / "model.pt",
+    }
+
+
+@pytest.mark.parametrize("runtime", NAMES)
+def test_any_value_of_a_parameter_loads_or_is_an_error_of_ours(small, runtime):
+    threads = torch.get_num_threads()
+
+    @settings(max_examples=60)
+    @given(st.dictionaries(st.sampled_from(NAMES[runtime]), VALUES, max_size=3))
+    def check(parameters: dict[str, str]) -> None:
+        try:
+            model = runtimes.load(runtime, small[runtime], parameters)
+        except ArtifactError as error:
+            assert "\n" not in str(error)
+        else:
+            assert model.run(np.ones((2, 3, 4, 4), np.float32)).shape == (2, 2, 2, 2)
+
+    try:
+        check()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_integer_sums_are_exact_where_the_processor_has_instructions_for_them():
+    """The kernel's list of instructions is the truth, unless oneDNN is told to do without some."""
+    if "ONEDNN_MAX_CPU_ISA" not in os.environ:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+        assert int8.adds_exactly() == bool(flags & {"avx512_vnni", "avx_vnni", "amx_int8"})
+
+
+def test_integer_sums_saturate_on_any_processor_without_these_instructions():
+    code = "from seresnext101_triton.server.runtimes import int8; print(int8.adds_exactly())"
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"ONEDNN_MAX_CPU_ISA": "SSE41"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout == "False\n"
+
+
+def test_lines_about_int8_name_the_cause():
+    assert speed.int8_line({"ran_in": "int8"}) == speed.int8_line({}) == ""
+    assert "has no VNNI" in speed.int8_line({"ran_in": "fp32"})

@@ -1,6 +1,7 @@
 """Serves `platform: "onnxruntime_onnx"`."""
 
-from server.backends.backend import Backend
+from seresnext101_triton.server.backends.backend import Backend
+from seresnext101_triton.server.backends.validation import Rules
 
 
 class TritonPythonModel(Backend):
@@ -8,3 +9,4 @@ class TritonPythonModel(Backend):
 
     runtime = "onnxruntime"
     default_filename = "model.onnx"
+    rules = Rules(completes=True, exact_outputs=True)

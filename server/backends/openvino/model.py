@@ -1,6 +1,7 @@
 """Serves `backend: "openvino"`."""
 
-from server.backends.backend import Backend
+from seresnext101_triton.server.backends.backend import Backend
+from seresnext101_triton.server.backends.validation import Rules
 
 
 class TritonPythonModel(Backend):
@@ -8,3 +9,4 @@ class TritonPythonModel(Backend):
 
     runtime = "openvino"
     default_filename = "model.xml"
+    rules = Rules(any_batch=True)

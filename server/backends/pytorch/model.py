@@ -1,6 +1,7 @@
 """Serves `platform: "pytorch_libtorch"`."""
 
-from server.backends.backend import Backend
+from seresnext101_triton.server.backends.backend import Backend
+from seresnext101_triton.server.backends.validation import Rules
 
 
 class TritonPythonModel(Backend):
@@ -8,3 +9,4 @@ class TritonPythonModel(Backend):
 
     runtime = "torchscript"
     default_filename = "model.pt"
+    rules = Rules(names=False)

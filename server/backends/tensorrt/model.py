@@ -1,6 +1,7 @@
 """Serves `platform: "tensorrt_plan"`."""
 
-from server.backends.backend import Backend
+from seresnext101_triton.server.backends.backend import Backend
+from seresnext101_triton.server.backends.validation import Rules
 
 
 class TritonPythonModel(Backend):
@@ -8,3 +9,4 @@ class TritonPythonModel(Backend):
 
     runtime = "tensorrt"
     default_filename = "model.plan"
+    rules = Rules(exact_outputs=True)

@@ -13,18 +13,22 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from export.formats import onnx
-from export.formats.served import ServedNetwork
-from export.pipeline import export
-from export.tensorrt import gpu as gpus
-from export.tensorrt.gpu import Gpu
-from export.tensorrt.plan import Profile
+from seresnext101_triton.export.onnx import writer
+from seresnext101_triton.export.pipeline import export
+from seresnext101_triton.export.served import ServedNetwork
+from seresnext101_triton.export.tensorrt import gpu as gpus
+from seresnext101_triton.export.tensorrt.gpu import Gpu
+from seresnext101_triton.export.tensorrt.plan import Profile
 from tests.conftest import QUIET, tiny_request
 
 STANDINS = Path(__file__).parents[2] / "standins"
 H100 = Gpu("NVIDIA H100 80GB HBM3", "9.0", "580.95.05", "13.3")
 PROFILE = Profile("INPUT__0", (3, 64, 64), 4, 4)
-_IMPORTERS = ("tensorrt", "export.tensorrt.builder", "server.runtimes.tensorrt")
+_IMPORTERS = (
+    "tensorrt",
+    "seresnext101_triton.export.tensorrt.builder",
+    "seresnext101_triton.server.runtimes.tensorrt",
+)
 
 # The CUDA driver's calls that `export.tensorrt.gpu` makes, with the answers of an H100.
 _CUDA_DRIVER = """
@@ -32,14 +36,21 @@ _CUDA_DRIVER = """
 int cuInit(unsigned flags) { return 0; }
 int cuDeviceGet(int *device, int index) { *device = index; return 0; }
 int cuDriverGetVersion(int *version) { *version = 13030; return 0; }
-int cuDeviceGetName(char *name, int length, int device) { strncpy(name, "NVIDIA H100 80GB HBM3", length); return 0; }
-int cuDeviceGetAttribute(int *value, int attribute, int device) { *value = attribute == 75 ? 9 : attribute == 76 ? 0 : -1; return 0; }
+int cuDeviceGetName(char *name, int length, int device) \
+{ strncpy(name, "NVIDIA H100 80GB HBM3", length); return 0; }
+int cuDeviceGetAttribute(int *value, int attribute, int device) \
+{ *value = attribute == 75 ? 9 : attribute == 76 ? 0 : -1; return 0; }
 """
 
 
 def compile_library(source: str, path: Path) -> None:
     """A shared library from C source."""
-    subprocess.run(["cc", "-shared", "-fPIC", f"-Wl,-soname,{path.name}", "-o", path, "-x", "c", "-"], input=source, text=True, check=True)
+    subprocess.run(
+        ["cc", "-shared", "-fPIC", f"-Wl,-soname,{path.name}", "-o", path, "-x", "c", "-"],
+        input=source,
+        text=True,
+        check=True,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +78,7 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ModuleTy
         monkeypatch.syspath_prepend(str(STANDINS))
         import tensorrt
 
-        from server.runtimes import tensorrt as runtime
+        from seresnext101_triton.server.runtimes import tensorrt as runtime
 
         monkeypatch.setattr(runtime, "torch", _cpu_torch())
         return tensorrt
@@ -87,11 +98,13 @@ def h100(monkeypatch: pytest.MonkeyPatch, tensorrt, tmp_path: Path) -> ModuleTyp
 @pytest.fixture(autouse=True)
 def every_network_is_written_as_onnx_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """That takes seconds, and most tests here want the same file."""
-    monkeypatch.setattr(onnx, "write", _write_once)
+    monkeypatch.setattr(writer, "write", _write_once)
 
 
 def _write_once(network: ServedNetwork, example: torch.Tensor, max_batch: int, path: Path) -> None:
-    weights = hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in network.state_dict().values())).hexdigest()
+    weights = hashlib.sha256(
+        b"".join(tensor.numpy().tobytes() for tensor in network.state_dict().values())
+    ).hexdigest()
     key = (weights, example.shape, max_batch, network.output)
     if key not in _written:
         _write(network, example, max_batch, path)
@@ -99,7 +112,7 @@ def _write_once(network: ServedNetwork, example: torch.Tensor, max_batch: int, p
     path.write_bytes(_written[key])
 
 
-_write = onnx.write
+_write = writer.write
 _written: dict[object, bytes] = {}
 
 
@@ -118,5 +131,8 @@ def _cpu_torch() -> SimpleNamespace:
         stream=lambda stream: nullcontext(),
         Stream=lambda device: SimpleNamespace(cuda_stream=0, synchronize=lambda: None),
     )
-    names = {name: getattr(torch, name) for name in ("from_numpy", "empty", "float32", "float16", "dtype")}
+    names = {
+        name: getattr(torch, name)
+        for name in ("from_numpy", "empty", "float32", "float16", "dtype")
+    }
     return SimpleNamespace(device=lambda name: torch.device("cpu"), cuda=cuda, **names)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +14,13 @@ from pathlib import Path
 import onnx
 import pytest
 
-from export.errors import BuildError, MissingHardware
-from export.tensorrt import gpu as gpus
-from export.tensorrt import local, plan
-from export.tensorrt.inspection import check_precision, count_layers
-from export.tensorrt.plan import Tuning
-from export.weights.checkpoint import sha256_of_file
+from seresnext101_triton.export.digest import sha256
+from seresnext101_triton.export.errors import BuildError, MissingHardware
+from seresnext101_triton.export.precision import FP16, FP32
+from seresnext101_triton.export.tensorrt import gpu as gpus
+from seresnext101_triton.export.tensorrt import local, plan
+from seresnext101_triton.export.tensorrt.inspection import check_precision, count_layers
+from seresnext101_triton.export.tensorrt.plan import Tuning
 from tests.export.tensorrt.conftest import H100, PROFILE
 
 
@@ -38,10 +41,18 @@ class Notes:
         self.phases.append(("finish", phase))
 
 
-def build(onnx_file: Path, folder: Path, tuning: Tuning | None = None, notes: Notes | None = None, profile=PROFILE) -> plan.Plan:
+def build(
+    onnx_file: Path,
+    folder: Path,
+    tuning: Tuning | None = None,
+    notes: Notes | None = None,
+    profile=PROFILE,
+) -> plan.Plan:
     notes = notes or Notes()
-    order = plan.Order(onnx_file, folder / "model.plan", profile, tuning or Tuning(), "fp16", folder / "cache")
-    return local.build(order, notes, notes.lines.append)
+    spec = plan.BuildSpec(
+        onnx_file, folder / "model.plan", profile, tuning or Tuning(), FP16, folder / "cache"
+    )
+    return local.build(spec, notes, notes.lines.append)
 
 
 def header(folder: Path) -> dict:
@@ -52,18 +63,29 @@ def header(folder: Path) -> dict:
 def test_a_plan_and_what_is_written_down_of_it(h100, tensorrt, half_onnx, tmp_path, version):
     tensorrt(version)
     notes = Notes()
-    facts = build(half_onnx, tmp_path, Tuning(workspace_mib=512, level=5, hardware="ampere+"), notes)
+    facts = build(
+        half_onnx, tmp_path, Tuning(workspace_mib=512, level=5, hardware="ampere+"), notes
+    )
     assert plan.read(tmp_path / "model.plan") == facts
     assert (facts.tensorrt, facts.gpu, facts.compute_capability) == (version, H100.name, "9.0")
     assert (facts.driver, facts.cuda, facts.builder) == (H100.driver, H100.cuda, "tensorrt")
-    assert facts.onnx_sha256 == sha256_of_file(half_onnx)
-    assert facts.plan_sha256 == sha256_of_file(tmp_path / "model.plan")
+    assert facts.onnx_sha256 == sha256(half_onnx)
+    assert facts.plan_sha256 == sha256(tmp_path / "model.plan")
     assert facts.layers["half"] == len(onnx.load(half_onnx).graph.node)
     assert facts.layers["int8"] == facts.layers["float"] == 0
     made = header(tmp_path)
     assert made["shapes"] == {"INPUT__0": [[1, 3, 64, 64], [4, 3, 64, 64], [4, 3, 64, 64]]}
-    assert (made["level"], made["pools"], made["hardware"], made["compatible"]) == (5, {"WORKSPACE": 512 << 20}, 1, False)
-    assert notes.phases[1:4] == [("start", "Timing kernels", 3), ("step", "Timing kernels", 1), ("step", "Timing kernels", 2)]
+    assert (made["level"], made["pools"], made["hardware"], made["compatible"]) == (
+        5,
+        {"WORKSPACE": 512 << 20},
+        1,
+        False,
+    )
+    assert notes.phases[1:4] == [
+        ("start", "Timing kernels", 3),
+        ("step", "Timing kernels", 1),
+        ("step", "Timing kernels", 2),
+    ]
     assert notes.phases[-1] == ("finish", "Building engine")
     assert not notes.lines
 
@@ -79,7 +101,11 @@ def test_a_version_compatible_plan(h100, half_onnx, tmp_path):
         ("builder", "cannot use this GPU: CUDA initialization failure with error: 35"),
         ("network", "cannot create a network"),
         ("profile", "does not take the shapes"),
-        ("build", r"built no plan: Error Code 10: Internal Error \(Could not find any implementation for node conv1.\)"),
+        (
+            "build",
+            r"built no plan: Error Code 10: Internal Error "
+            r"\(Could not find any implementation for node conv1.\)",
+        ),
         ("shapes", r"the plan takes the shapes .*, not "),
     ],
 )
@@ -95,18 +121,27 @@ def test_a_parse_error_names_the_node(h100, half_onnx, tmp_path):
     node = next(node for node in model.graph.node if node.op_type == "Relu")
     node.op_type, node.name = "Softplus", "layers.0/relu"
     onnx.save(model, tmp_path / "bad.onnx")
-    with pytest.raises(BuildError, match=r"cannot read bad.onnx: node layers.0/relu \(Softplus\): No importer registered"):
+    with pytest.raises(
+        BuildError,
+        match=r"cannot read bad.onnx: node layers.0/relu \(Softplus\): No importer registered",
+    ):
         build(tmp_path / "bad.onnx", tmp_path)
 
 
 def test_an_input_of_another_shape(h100, half_onnx, tmp_path):
-    with pytest.raises(BuildError, match=r"input INPUT__0 of shape \[-1, 3, 64, 64\], and not INPUT__0 of \[-1, 3, 224, 224\] only"):
+    with pytest.raises(
+        BuildError,
+        match=r"input INPUT__0 of shape \[-1, 3, 64, 64\], "
+        r"and not INPUT__0 of \[-1, 3, 224, 224\] only",
+    ):
         build(half_onnx, tmp_path, profile=replace(PROFILE, dims=(3, 224, 224)))
 
 
 def test_a_plan_without_half_precision_is_no_fp16_plan(h100, half_onnx, tmp_path):
     h100._half = "Float"
-    with pytest.raises(BuildError, match="0 of the plan's 78 layers run in half precision, 78 in FP32"):
+    with pytest.raises(
+        BuildError, match="0 of the plan's 78 layers run in half precision, 78 in FP32"
+    ):
         build(half_onnx, tmp_path)
     assert not list(tmp_path.glob("model.plan*"))
 
@@ -127,7 +162,9 @@ def test_a_timing_cache_of_another_gpu_is_said_and_made_anew(h100, half_onnx, tm
     cache.write_text("11.1.0.106 sm89")
     notes = Notes()
     build(half_onnx, tmp_path, notes=notes)
-    assert [line.partition(str(cache))[2] for line in notes.lines] == [" is not of this GPU and this TensorRT: it is made anew"]
+    assert [line.partition(str(cache))[2] for line in notes.lines] == [
+        " is not of this GPU and this TensorRT: it is made anew"
+    ]
     assert cache.read_text() == "11.1.0.106 sm90"
 
 
@@ -143,16 +180,31 @@ def test_a_watcher_that_fails_ends_the_build(h100, half_onnx, tmp_path):
 
 
 def test_ctrl_c_ends_a_build(h100, half_onnx, tmp_path):
+    heard = threading.Event()
+
+    def interrupt(number, frame):
+        heard.set()
+        raise KeyboardInterrupt
+
     class Impatient(Notes):
         def step(self, phase, done):
             super().step(phase, done)
-            subprocess.run(["kill", "-INT", str(os.getpid())])  # as from a terminal: a signal of our own would come to this thread
-            time.sleep(2)  # the main thread wakes up and cancels
+            if done == 1:  # once: a second signal could come after the build, and end pytest
+                # A signal that this thread sends to its own process is delivered to this thread.
+                subprocess.run(["kill", "-INT", str(os.getpid())])
+                assert heard.wait(60)
+                time.sleep(2)  # the main thread cancels
 
     notes = Impatient()
-    with pytest.raises(KeyboardInterrupt):
-        build(half_onnx, tmp_path, notes=notes)
-    assert [phase for phase in notes.phases if phase[0] == "step"] == [("step", "Timing kernels", 1)]
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            build(half_onnx, tmp_path, notes=notes)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert [phase for phase in notes.phases if phase[0] == "step"] == [
+        ("step", "Timing kernels", 1)
+    ]
     assert not list(tmp_path.glob("model.plan*"))
 
 
@@ -174,10 +226,23 @@ def layer(*types: str, key: str = "Datatype") -> dict:
 
 
 def test_layers_are_counted_in_both_schemas():
-    ten = [layer("Row major linear FP16 format", key="Format/Datatype"), layer("Float", key="Format/Datatype")]
+    ten = [
+        layer("Row major linear FP16 format", key="Format/Datatype"),
+        layer("Float", key="Format/Datatype"),
+    ]
     eleven = [layer("Float", "Half"), layer("Int8", "Half"), layer("Int32"), layer()]
-    assert count_layers(json.dumps({"Layers": ten, "Bindings": ["x"]})) == {"half": 1, "int8": 0, "float": 1, "other": 0}
-    assert count_layers(json.dumps({"Layers": eleven, "I/O Tensors": []})) == {"half": 1, "int8": 1, "float": 0, "other": 2}
+    assert count_layers(json.dumps({"Layers": ten, "Bindings": ["x"]})) == {
+        "half": 1,
+        "int8": 0,
+        "float": 1,
+        "other": 0,
+    }
+    assert count_layers(json.dumps({"Layers": eleven, "I/O Tensors": []})) == {
+        "half": 1,
+        "int8": 1,
+        "float": 0,
+        "other": 2,
+    }
 
 
 def test_layers_without_details():
@@ -188,6 +253,6 @@ def test_layers_without_details():
 def test_how_much_of_a_plan_must_be_in_half_precision():
     few = {"half": 1, "int8": 0, "float": 9, "other": 0}
     with pytest.raises(BuildError, match="1 of the plan's 10 layers"):
-        check_precision(few, "fp16")
-    check_precision(few, "fp32")
-    check_precision({"half": 4, "int8": 0, "float": 4, "other": 9}, "fp16")
+        check_precision(few, FP16)
+    check_precision(few, FP32)
+    check_precision({"half": 4, "int8": 0, "float": 4, "other": 9}, FP16)

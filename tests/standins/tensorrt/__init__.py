@@ -1,7 +1,8 @@
-"""A stand-in for `tensorrt`, because the real one needs a GPU to be imported usefully: its plans hold the ONNX and run on the CPU.
+"""A stand-in for `tensorrt`, whose plans hold the ONNX file and run on the CPU.
 
-Its public names are a part of what TensorRT 10.16 and 11.1 have in common; `test_bindings.py` holds every one of them, and every parameter,
-against NVIDIA's own bindings of both. Setting an attribute that the real classes lack is an error, as it is there.
+The real package needs a GPU. The stand-in's public names are a part of what TensorRT 10.16 and 11.1
+have in common; `test_bindings.py` checks every name and every parameter against NVIDIA's own
+bindings of both. Setting an attribute that the real classes lack is an error, as it is there.
 """
 
 from __future__ import annotations
@@ -97,7 +98,9 @@ class ITensor(_Strict):
 
     def __init__(self, value):
         self.name = value.name
-        self.shape = tuple(-1 if axis.dim_param else axis.dim_value for axis in value.type.tensor_type.shape.dim)
+        self.shape = tuple(
+            -1 if axis.dim_param else axis.dim_value for axis in value.type.tensor_type.shape.dim
+        )
 
 
 class INetworkDefinition(_Strict):
@@ -135,8 +138,24 @@ class OnnxParser(_Strict):
     def parse_from_file(self, model):
         self._network._model = onnx.load(model)
         self._network.num_inputs = len(self._network._model.graph.input)
-        known = {"Conv", "Relu", "ReduceMean", "Sigmoid", "Mul", "Add", "Cast", "MaxPool", "Reshape", "Gemm", "Softmax"}
-        self._errors = [ParserError(node) for node in self._network._model.graph.node if node.op_type not in known]
+        known = {
+            "Conv",
+            "Relu",
+            "ReduceMean",
+            "Sigmoid",
+            "Mul",
+            "Add",
+            "Cast",
+            "MaxPool",
+            "Reshape",
+            "Gemm",
+            "Softmax",
+        }
+        self._errors = [
+            ParserError(node)
+            for node in self._network._model.graph.node
+            if node.op_type not in known
+        ]
         self.num_errors = len(self._errors)
         return not self._errors
 
@@ -229,7 +248,11 @@ class Builder(_Strict):
         if not all(going):
             return None
         if "build" in _failures:
-            self._logger.log(ILogger.Severity.ERROR, "Error Code 10: Internal Error\n (Could not find any implementation for node conv1.)")
+            self._logger.log(
+                ILogger.Severity.ERROR,
+                "Error Code 10: Internal Error\n "
+                "(Could not find any implementation for node conv1.)",
+            )
             return None
         shapes = dict(config._profiles[0]._shapes)
         if "shapes" in _failures:
@@ -267,26 +290,41 @@ class EngineInspector(_Strict):
         if not self._engine._header["detailed"]:
             return json.dumps({"Layers": ["conv1"]})
         graph = self._engine._model.graph
-        layers = [{"Name": node.name, "Inputs": [self._tensor("Float")], "Outputs": [self._tensor(_half)]} for node in graph.node]
-        return json.dumps({"Layers": layers} | ({"I/O Tensors": []} if _ELEVEN else {"Bindings": []}))
+        layers = [
+            {"Name": node.name, "Inputs": [self._tensor("Float")], "Outputs": [self._tensor(_half)]}
+            for node in graph.node
+        ]
+        return json.dumps(
+            {"Layers": layers} | ({"I/O Tensors": []} if _ELEVEN else {"Bindings": []})
+        )
 
     @staticmethod
     def _tensor(type):
         if _ELEVEN:
             return {"Name": "x", "Format": "kLINEAR", "Datatype": type}
-        return {"Name": "x", "Format/Datatype": {"Half": "Row major linear FP16 format", "Float": "Row major linear FP32"}[type]}
+        return {
+            "Name": "x",
+            "Format/Datatype": {
+                "Half": "Row major linear FP16 format",
+                "Float": "Row major linear FP32",
+            }[type],
+        }
 
 
 class IExecutionContext(_Strict):
     def __init__(self, engine):
         self._engine, self._addresses = engine, {}
         self._shape: tuple[int, ...] = ()
-        self._session = onnxruntime.InferenceSession(engine._model.SerializeToString(), providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(
+            engine._model.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
 
     def set_input_shape(self, name, shape):
         low, _, high = self._engine.get_tensor_profile_shape(name, 0)
         self._shape = tuple(shape)
-        return all(small <= axis <= large for small, axis, large in zip(low, shape, high, strict=True))
+        return all(
+            small <= axis <= large for small, axis, large in zip(low, shape, high, strict=True)
+        )
 
     def get_tensor_shape(self, name):
         return (self._shape[0], *self._engine.get_tensor_shape(name)[1:])
@@ -298,7 +336,10 @@ class IExecutionContext(_Strict):
     def execute_async_v3(self, stream_handle):
         if "run" in _failures:
             return False
-        source, result = (tensor.name for tensor in (self._engine._model.graph.input[0], self._engine._model.graph.output[0]))
+        source, result = (
+            tensor.name
+            for tensor in (self._engine._model.graph.input[0], self._engine._model.graph.output[0])
+        )
         (scores,) = self._session.run([result], {source: self._array(source, self._shape)})
         self._array(result, scores.shape)[:] = scores
         return True
@@ -313,7 +354,9 @@ class ICudaEngine(_Strict):
 
     def __init__(self, header, model):
         self._header, self._model = header, model
-        self._tensors = {tensor.name: tensor for tensor in (*model.graph.input, *model.graph.output)}
+        self._tensors = {
+            tensor.name: tensor for tensor in (*model.graph.input, *model.graph.output)
+        }
 
     def get_tensor_name(self, index):
         return list(self._tensors)[index]
@@ -350,8 +393,13 @@ class Runtime(_Strict):
             header, model = json.loads(head), onnx.load_from_string(body)
         except Exception:
             return self._refuse("The engine plan file is corrupt")
-        if header["version"] != __version__ and not (header["compatible"] and self.engine_host_code_allowed):
-            return self._refuse(f"The engine plan file is not compatible with this version of TensorRT, expecting {__version__}")
+        if header["version"] != __version__ and not (
+            header["compatible"] and self.engine_host_code_allowed
+        ):
+            return self._refuse(
+                "The engine plan file is not compatible with this version of TensorRT, "
+                f"expecting {__version__}"
+            )
         if header["gpu"] != _GPU:
             return self._refuse("The engine plan file is generated on an incompatible device")
         return ICudaEngine(header, model)

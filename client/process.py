@@ -1,0 +1,102 @@
+"""Runs a command as the only work of a process: standard streams, signals, and the exit."""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import NoReturn
+
+INTERRUPTED = 130  # as a shell reports a program that Ctrl-C has ended
+# For threads that read a file or wait for a server, after the command has returned.
+_GRACE_S = 1.0
+# For a command after the first signal; it must write what it has in memory within this time.
+_GRACE_TO_WRITE_S = 5.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def run(main: Callable[[], int]) -> NoReturn:
+    """Run a command, and end the process with its exit code.
+
+    The first SIGINT, SIGTERM or SIGHUP raises KeyboardInterrupt in the command. The second one ends
+    the process at once. After the command, threads that hang in a file, a download or a request
+    have one second to end.
+    """
+    _open_standard_streams()
+    _handle_signals()
+    try:
+        code = main()
+    except SystemExit as end:  # argparse's
+        code = end.code if isinstance(end.code, int) else 1
+    except KeyboardInterrupt:  # before or after the command handles it
+        code = INTERRUPTED
+    _leave(code)
+
+
+def _open_standard_streams() -> None:
+    """Open /dev/null for a closed stream. Otherwise the next file would take its place."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # for terminals without UTF-8
+
+
+def _handle_signals() -> None:
+    """Raise KeyboardInterrupt in the main thread.
+
+    Another thread ends the process if the main thread does not end it.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=_end_after_signal, args=(reader,), daemon=True).start()
+    for each in _SIGNALS:
+        if (
+            signal.getsignal(each) is not signal.SIG_IGN
+        ):  # nohup and shells set it so for background jobs
+            signal.signal(each, signal.default_int_handler)
+
+
+def _end_after_signal(reader: int) -> None:
+    while os.read(reader, 1)[0] not in _SIGNALS:
+        pass
+    select.select(
+        [reader], [], [], _GRACE_TO_WRITE_S
+    )  # until a second signal or the end of the time
+    os._exit(INTERRUPTED)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process. Python itself would wait for every thread without a limit."""
+    for each in _SIGNALS:
+        signal.signal(each, signal.SIG_IGN)  # the process is ending
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):  # nobody reads the stream
+            os.dup2(
+                os.open(os.devnull, os.O_WRONLY), stream.fileno()
+            )  # otherwise Python reports it again
+    deadline = time.monotonic() + _GRACE_S
+    others = [
+        thread
+        for thread in threading.enumerate()
+        if thread is not threading.current_thread() and not thread.daemon
+    ]
+    for thread in others:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    if any(thread.is_alive() for thread in others):
+        os._exit(code)
+    sys.exit(code)

@@ -1,0 +1,131 @@
+"""What a server says of a model: its state, and how it is used."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tritonclient.grpc import model_config_pb2 as pb
+
+from seresnext101_triton.client.contract import (
+    ALLOWED_ERROR_PARAMETER,
+    SEEDED,
+    WEIGHTS_PARAMETER,
+    OutputKind,
+    Preprocessing,
+)
+from seresnext101_triton.client.errors import ContractError
+
+_INPUT_TYPES: dict[int, np.dtype] = {
+    pb.TYPE_FP32: np.dtype(np.float32),
+    pb.TYPE_FP16: np.dtype(np.float16),
+    pb.TYPE_UINT8: np.dtype(np.uint8),
+}
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """One version of one model in the server's repository index.
+
+    Attributes:
+        name: Name of the model.
+        version: The version.
+        state: `READY`, `LOADING`, `UNAVAILABLE`, or empty if the server has not tried to load it.
+        reason: The server's explanation of a state other than READY.
+    """
+
+    name: str
+    version: str
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """What a client must know of a model to use it. The server says all of it.
+
+    Attributes:
+        name: Name of the model.
+        version: The version that answers.
+        input: Name of the input tensor.
+        dtype: Type of the input: float32, float16, or uint8 for a model that normalises by itself.
+        output: Name of the output tensor.
+        classes: Length of the output vector.
+        max_batch: Largest number of images in one request; 0 if requests are not batched.
+        instances: How many requests the server computes at the same time.
+        preprocessing: How an image is prepared.
+        output_kind: What the values of the output are.
+        untrained: Whether the weights are made from a seed, so that the labels have no meaning.
+        platform: The platform or the backend that serves the model.
+        allowed_error: The relative error from the network that its publisher allowed explicitly;
+            empty if the export's own limit was kept.
+    """
+
+    name: str
+    version: str
+    input: str
+    dtype: np.dtype
+    output: str
+    classes: int
+    max_batch: int
+    instances: int
+    preprocessing: Preprocessing
+    output_kind: OutputKind
+    untrained: bool
+    platform: str = ""
+    allowed_error: str = ""
+
+
+def read_served_model(name: str, versions: Sequence[str], config: pb.ModelConfig) -> ServedModel:
+    """Read how a model is used from what the server says of it.
+
+    Args:
+        name: Name of the model.
+        versions: The versions that answer. The newest one is taken.
+        config: The model's config.
+
+    Raises:
+        ContractError: The model does not follow this toolkit's contract.
+    """
+    if len(config.input) != 1 or len(config.output) != 1:
+        raise ContractError(
+            f"it has {len(config.input)} inputs and {len(config.output)} outputs, not one each"
+        )
+    tensor, output = config.input[0], config.output[0]
+    if tensor.data_type not in _INPUT_TYPES:
+        given = pb.DataType.Name(tensor.data_type)
+        raise ContractError(f"its input is {given}, not FP32, FP16 or UINT8")
+    if not output.dims or output.dims[-1] < 1:
+        raise ContractError(
+            f"its output's dims {list(output.dims)} do not say how many classes it has"
+        )
+    if not versions:
+        raise ContractError("the server names no version of it")
+    parameters = {key: value.string_value for key, value in config.parameters.items()}
+    return ServedModel(
+        name=name,
+        version=max(versions, key=version_order),
+        input=tensor.name,
+        dtype=_INPUT_TYPES[tensor.data_type],
+        output=output.name,
+        classes=int(output.dims[-1]),
+        max_batch=config.max_batch_size,
+        instances=sum(group.count for group in config.instance_group) or 1,
+        output_kind=OutputKind.from_parameters(parameters),
+        preprocessing=Preprocessing.from_parameters(parameters),
+        untrained=parameters.get(WEIGHTS_PARAMETER) == SEEDED,
+        platform=config.platform or config.backend,
+        allowed_error=parameters.get(ALLOWED_ERROR_PARAMETER, ""),
+    )
+
+
+def version_order(version: str) -> tuple[int, str]:
+    """The key by which versions are sorted, oldest first.
+
+    Triton's versions are numbers, of which 10 is newer than 9. Words of other servers are older
+    than any number.
+    """
+    is_number = re.fullmatch("[0-9]{1,20}", version)
+    return (int(version), "") if is_number else (-1, version)

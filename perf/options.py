@@ -1,0 +1,145 @@
+"""The options that several commands share. An option means the same in every command."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from seresnext101_triton.client.options import positive
+
+REPOSITORY = Path("model_repository")
+RESULTS = Path("perf/results/results.jsonl")
+ARCHITECTURE = "se-resnext101-32x4d"
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_Options = TypeVar("_Options", bound="DataclassInstance")
+
+
+def add_repository(parser: argparse.ArgumentParser) -> None:
+    """Add `--repository DIR`: the model repository."""
+    parser.add_argument(
+        "--repository",
+        type=Path,
+        default=REPOSITORY,
+        metavar="DIR",
+        help="the model repository (default: model_repository)",
+    )
+
+
+def add_results(parser: argparse.ArgumentParser) -> None:
+    """Add `--results FILE`: the file of JSON lines that holds the results."""
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=RESULTS,
+        metavar="FILE",
+        help=f"the file of results, one JSON line each (default: {RESULTS})",
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add `--json`."""
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON document instead of a table"
+    )
+
+
+def add_url(parser: argparse.ArgumentParser) -> None:
+    """Add `--url HOST:PORT`: a server that already runs."""
+    parser.add_argument(
+        "--url",
+        default="",
+        metavar="HOST:PORT",
+        help="measure a server that already runs, instead of one that serves the repository",
+    )
+
+
+def add_models(parser: argparse.ArgumentParser) -> None:
+    """Add `--model NAME`, which may be repeated."""
+    parser.add_argument(
+        "--model",
+        action="append",
+        metavar="NAME",
+        help="the model to measure; may be repeated (default: all)",
+    )
+
+
+def add_architecture(parser: argparse.ArgumentParser, name: str = "--architecture") -> None:
+    """Add the architecture of the eager network."""
+    parser.add_argument(
+        name,
+        default=ARCHITECTURE,
+        metavar="NAME",
+        help=f"the architecture of the eager network: {ARCHITECTURE} (default) or se-resnext-tiny",
+    )
+
+
+def add_rounds(parser: argparse.ArgumentParser, default: int, help: str) -> None:
+    """Add `--rounds N`, which may also be written `--turns N`."""
+    help = f"{help} (default: {default})"
+    names = ("--rounds", "--turns")
+    parser.add_argument(
+        *names, dest="rounds", type=positive, default=default, metavar="N", help=help
+    )
+
+
+def add_number(
+    parser: argparse.ArgumentParser,
+    name: str,
+    default: float,
+    help: str,
+    type: Callable[[str], Any] = positive,
+) -> None:
+    """Add an option with a number, whose help text ends with its default.
+
+    Args:
+        parser: The parser of the command.
+        name: The name of the option, with its dashes.
+        default: The value if the option is not given.
+        help: The help text without the default.
+        type: The function that reads the value; `float` means seconds.
+    """
+    metavar = "S" if type is float else "N"
+    help = f"{help} (default: {default:g})"
+    parser.add_argument(name, type=type, default=default, metavar=metavar, help=help)
+
+
+def add_numbers(
+    parser: argparse.ArgumentParser, name: str, default: tuple[int, ...], help: str
+) -> None:
+    """Add an option with a list of numbers, whose help text ends with its default."""
+    if default:
+        help = f"{help} (default: {','.join(map(str, default))})"
+    parser.add_argument(name, type=numbers, default=default, metavar="N,N", help=help)
+
+
+def values(kind: type[_Options], arguments: argparse.Namespace) -> _Options:
+    """Make a dataclass from the arguments that are called like its fields."""
+    return kind(**{field.name: getattr(arguments, field.name) for field in fields(kind)})
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Read a list of whole numbers above 0, for argparse."""
+    try:
+        return tuple(positive(part) for part in text.split(","))
+    except (ValueError, argparse.ArgumentTypeError):
+        message = f"{text!r} is not a list of numbers like 1,8,32"
+        raise argparse.ArgumentTypeError(message) from None
+
+
+def rounds(text: str) -> int:
+    """Read a number of rounds that gives an interval, for argparse."""
+    if (count := positive(text)) > 1:
+        return count
+    raise argparse.ArgumentTypeError("an interval needs two rounds at least")
+
+
+def protocols(text: str) -> tuple[str, ...]:
+    """Read `grpc`, `http` or both, for argparse."""
+    if set(found := tuple(text.split(","))) <= {"grpc", "http"}:
+        return found
+    raise argparse.ArgumentTypeError(f"{text!r} is not grpc, http or grpc,http")

@@ -1,0 +1,64 @@
+"""A model of a repository with everything that measuring it needs: folder, manifest and config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tritonclient.grpc.model_config_pb2 as pb
+
+from seresnext101_triton.export import config, manifest
+from seresnext101_triton.export.format import Format
+from seresnext101_triton.export.formats import FORMATS
+from seresnext101_triton.export.manifest import Manifest
+from seresnext101_triton.export.repository import CONFIG_FILENAME, Repository
+from seresnext101_triton.perf.errors import PerfError
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """The newest version of a model that this toolkit published.
+
+    Attributes:
+        folder: The folder of the version.
+        manifest: The facts that the export wrote there.
+        config: The config of the model.
+    """
+
+    folder: Path
+    manifest: Manifest
+    config: pb.ModelConfig
+
+    @classmethod
+    def find(cls, repository: Path, model: str) -> PublishedModel:
+        """Read the newest version of a model.
+
+        Raises:
+            PerfError: The repository has no such model, or this toolkit did not publish it.
+        """
+        folder = Repository(repository).latest(model)
+        facts = manifest.read(folder) if folder else None
+        if folder is None or facts is None:
+            raise PerfError(f"{repository} holds no model {model} that this toolkit published")
+        text = (folder.parent / CONFIG_FILENAME).read_text(encoding="utf-8")
+        return cls(folder, facts, config.from_text(text))
+
+    @property
+    def format(self) -> Format:
+        """The format of the artifact."""
+        return FORMATS[self.manifest.format]
+
+    @property
+    def artifact(self) -> Path:
+        """The file that the runtime loads."""
+        return self.folder / str(self.manifest.artifacts[0]["file"])
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the config places the model on a GPU."""
+        return bool(self.config.instance_group[0].kind == pb.ModelInstanceGroup.KIND_GPU)
+
+    @property
+    def instances(self) -> int:
+        """The number of instances in the config."""
+        return int(self.config.instance_group[0].count or 1)

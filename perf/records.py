@@ -1,0 +1,351 @@
+"""The values that perf measures and stores, as frozen dataclasses.
+
+A record is a stored result. It has a kind, the circumstances of its measurement, and the measured
+values. `seresnext101_triton.perf.results` writes records to a file and reads them back. A new kind
+of record is one class here, in the union `Record`, and one function in
+`seresnext101_triton.perf.reporting`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, get_args
+
+from seresnext101_triton.perf.turns import Ratio
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The properties of a machine that measured values depend on.
+
+    Attributes:
+        cpu: The name of the processor.
+        cores: The number of cores that this process may use.
+        memory_gb: The memory of the machine, in GiB.
+        gpu: The name of the first GPU. It is empty if there is none.
+        system: The versions of the kernel and of the C library.
+    """
+
+    cpu: str
+    cores: int
+    memory_gb: float
+    gpu: str
+    system: str
+
+
+@dataclass(frozen=True)
+class Load:
+    """The requests that a server must answer.
+
+    Attributes:
+        model: The name of the served model.
+        batch: The number of images in one request.
+        concurrency: The number of requests in flight; 0 if `rate` is set.
+        rate: Requests per second, sent whether or not earlier ones were answered; 0 if
+            `concurrency` is set.
+        protocol: `grpc` or `http`.
+        shared_memory: Whether tensors travel through system shared memory.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    model: str
+    batch: int = 1
+    concurrency: int = 1
+    rate: float = 0.0
+    protocol: str = "grpc"
+    shared_memory: bool = False
+
+    def __str__(self) -> str:
+        level = f"{self.rate:g} requests/s" if self.rate else f"concurrency {self.concurrency}"
+        memory = ", shared memory" if self.shared_memory else ""
+        return f"{self.model}, batch {self.batch}, {level}, {self.protocol}{memory}"
+
+    @property
+    def level(self) -> float:
+        """The concurrency, or the requests per second."""
+        return float(self.rate or self.concurrency)
+
+    @property
+    def series(self) -> str:
+        """The name of all loads that differ in their level only, as tables and plots show it."""
+        batch = f", batch {self.batch}" if self.batch > 1 else ""
+        protocol = ", HTTP" if self.protocol == "http" else ""
+        memory = ", shared memory" if self.shared_memory else ""
+        return f"{self.model}{batch}{protocol}{memory}"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What perf_analyzer measured under one load. Times are in milliseconds.
+
+    Attributes:
+        throughput: Images per second.
+        latency: The time of a request as the client sees it: its percentiles p50, p90, p95, p99.
+        phases: The mean time that a request spends in each phase.
+        stable: Whether three windows in a row agreed. If not, the values are the means of three
+            windows that did not agree.
+        generator_cpu: The share of all cores that perf_analyzer used, from 0 to 1.
+        harness_cpu: The share of all cores that this program used, from 0 to 1.
+    """
+
+    throughput: float
+    latency: dict[str, float]
+    phases: dict[str, float]
+    stable: bool
+    generator_cpu: float
+    harness_cpu: float
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """A model as its server describes it.
+
+    Attributes:
+        platform: The platform or the backend in its config.
+        weights: `seeded` or `trained`.
+        config: Its config.pbtxt in one line, as the server completed it.
+    """
+
+    name: str
+    version: str
+    platform: str
+    weights: str
+    config: str
+
+
+@dataclass(frozen=True)
+class ServerUsage:
+    """What a server needed for a measurement.
+
+    Attributes:
+        mean_batch: The mean number of images that one run of the model computed. None if it
+            did not run.
+        cores: The mean number of cores in use. None for a server that perf did not start.
+        memory_mib: The memory in use at the end, in MiB. None for a server that perf did not start.
+    """
+
+    mean_batch: float | None
+    cores: float | None
+    memory_mib: float | None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One configuration that tuning can try.
+
+    Attributes:
+        instances: The number of copies of the model that run at the same time.
+        threads: The number of CPU threads of each; 0 lets the runtime decide.
+        max_batch: The largest batch that the dynamic batcher forms.
+        delay_us: The longest time a request waits for others to form a batch, in microseconds.
+    """
+
+    instances: int
+    threads: int
+    max_batch: int
+    delay_us: int
+
+    def __str__(self) -> str:
+        plural = "s" if self.instances > 1 else ""
+        return (
+            f"{self.instances} instance{plural} x {self.threads or 'all'} threads, "
+            f"batches to {self.max_batch}, delay {self.delay_us} us"
+        )
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A setting with the values that were measured for it.
+
+    Attributes:
+        step: The step of the search that proposed the setting.
+        throughput: Images per second.
+        p99_ms: The 99th percentile of the latency, in milliseconds.
+        within: Whether `p99_ms` is within the bound.
+    """
+
+    step: str
+    setting: Setting
+    throughput: float
+    p99_ms: float
+    within: bool
+
+    @property
+    def score(self) -> float:
+        """The throughput if the latency is within its bound, else 0."""
+        return self.throughput if self.within else 0.0
+
+
+@dataclass(frozen=True)
+class Confirmation(Ratio):
+    """The ratio of the tuned configuration to the old one, measured again.
+
+    Attributes:
+        turns: Images per second of each round, by configuration.
+    """
+
+    turns: dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class TuningOutcome:
+    """The result of a search.
+
+    Attributes:
+        trials: All trials in their order. The first is the old configuration.
+        chosen: The setting to write. None if the old configuration stays.
+        grid: The number of trials that a full grid needs.
+        confirmed: The confirmation of the best trial. None if the old configuration is the best.
+    """
+
+    trials: list[Trial]
+    chosen: Setting | None
+    grid: int
+    confirmed: Confirmation | None
+
+
+@dataclass(frozen=True)
+class CpuMeasurement:
+    """The measured values of every way to run the network on a CPU.
+
+    Attributes:
+        name: The common part of the models' names.
+        concurrencies: The numbers of requests in flight, with one image in each request.
+        rounds: The number of turns of each contestant.
+        turns: Images per second of each round, by contestant and its batch or concurrency.
+        latency: The percentiles p50 and p99 of each round in ms, for each served contestant.
+        memory_mib: The memory of each model's processes, in MiB.
+    """
+
+    name: str
+    concurrencies: list[int]
+    rounds: int
+    turns: dict[str, list[float]]
+    latency: dict[str, dict[str, list[float]]]
+    memory_mib: dict[str, float]
+
+
+@dataclass(frozen=True)
+class PrecisionThroughput:
+    """The throughput of one precision of the network at one batch size.
+
+    Attributes:
+        images_per_second: The values of all turns.
+    """
+
+    name: str
+    batch: int
+    images_per_second: list[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Circumstances:
+    """When, where, with which versions and by which command a result was measured.
+
+    Attributes:
+        measured: The time in UTC, as ISO 8601.
+        command: The command that measures it again.
+        commit: The commit of this project. It is empty outside a checkout.
+        versions: The versions of the packages that the values depend on.
+    """
+
+    kind: ClassVar[str]
+    title: ClassVar[str]  # of the kind, in messages
+    measured: str
+    command: str
+    commit: str
+    machine: Machine
+    versions: dict[str, str]
+
+    def document(self) -> dict[str, Any]:
+        """The record as it is stored: values that JSON has, with the schema and the kind."""
+        return {"schema": SCHEMA, "kind": self.kind, **asdict(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point(Measurement, Circumstances):
+    """One load on one served model, by `perf sweep`.
+
+    Raises:
+        ValueError: The throughput is not a positive number.
+    """
+
+    kind: ClassVar[str] = "point"
+    title: ClassVar[str] = "measured point"
+    model: ModelDescription
+    load: Load
+    server: ServerUsage
+
+    def __post_init__(self) -> None:
+        if not 0 < self.throughput < math.inf:
+            raise ValueError(f"a throughput of {self.throughput:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonRecord(Circumstances):
+    """Contestants that took turns, by `perf compare`.
+
+    Attributes:
+        rounds: The number of turns of each contestant.
+        turns: Images per second of each round, by contestant.
+        batch: The number of images in one request.
+        concurrency: The number of requests in flight.
+        ratios: The ratio of every other contestant to the first.
+    """
+
+    kind: ClassVar[str] = "comparison"
+    title: ClassVar[str] = "comparison"
+    rounds: int
+    turns: dict[str, list[float]]
+    batch: int
+    concurrency: int
+    ratios: dict[str, Ratio]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningRecord(TuningOutcome, Circumstances):
+    """A search for the best configuration of a model, by `perf tune`.
+
+    Attributes:
+        p99_ms: The bound on the latency, in milliseconds. None if there was none.
+    """
+
+    kind: ClassVar[str] = "tuning"
+    title: ClassVar[str] = "tuning"
+    model: ModelDescription
+    load: Load
+    p99_ms: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CpuRecord(CpuMeasurement, Circumstances):
+    """Every way to run the network on a CPU, by `perf cpu`."""
+
+    kind: ClassVar[str] = "cpu"
+    title: ClassVar[str] = "comparison on a CPU"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecisionRecord(Circumstances):
+    """The throughput of the network in each precision, by `perf precision`.
+
+    Attributes:
+        device: The name of the GPU, or `cpu`.
+        torch: The version of PyTorch.
+        cuda: The version of CUDA that PyTorch was built for. None for a CPU build.
+    """
+
+    kind: ClassVar[str] = "precision"
+    title: ClassVar[str] = "comparison of precisions"
+    device: str
+    torch: str
+    cuda: str | None
+    images_per_second: list[PrecisionThroughput]
+
+
+Record = Point | ComparisonRecord | TuningRecord | CpuRecord | PrecisionRecord
+RECORD_TYPES: dict[str, type[Record]] = {each.kind: each for each in get_args(Record)}

@@ -1,0 +1,110 @@
+"""Tables of measured values, and the one text form of a percentile and of an interval.
+
+A table is shown in a terminal, in Markdown and in HTML; its cells are text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from seresnext101_triton.perf.records import (
+    ComparisonRecord,
+    Point,
+    PrecisionThroughput,
+    TuningOutcome,
+)
+from seresnext101_triton.perf.turns import Ratio
+
+SPREAD = "median (10 % – 90 %)"  # what `spread` shows, for headers
+_POINT_HEADER = (
+    *("model", "concurrency", "images/s", "p50 ms", "p90 ms", "p99 ms", "queue ms", "compute ms"),
+    *("mean batch", "server cores", "MiB", ""),
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under a header. The first column is aligned left, the others right."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def spread(values: Sequence[float]) -> str:
+    """The median with the 10th and the 90th percentile, as text."""
+    low, middle, high = np.percentile(values, (10, 50, 90))
+    return f"{middle:.1f} ({low:.1f} – {high:.1f})"
+
+
+def interval(ratio: Ratio, digits: int = 3) -> str:
+    """A ratio with its confidence interval, as text."""
+    value, low, high = (f"{each:.{digits}f}" for each in (ratio.value, ratio.low, ratio.high))
+    return f"{value} ({low} – {high})"
+
+
+def point_table(points: Sequence[Point]) -> Table:
+    """One row for each measured load."""
+    return Table(_POINT_HEADER, [_point_row(point) for point in points])
+
+
+def comparison_table(record: ComparisonRecord) -> Table:
+    """The throughput of each contestant and its ratio to the first."""
+    rows = [
+        [name, spread(turns), interval(record.ratios[name]) if name in record.ratios else "1"]
+        for name, turns in record.turns.items()
+    ]
+    return Table(["", f"images/s, {SPREAD}", f"ratio to {next(iter(record.turns))}"], rows)
+
+
+def tuning_table(outcome: TuningOutcome) -> Table:
+    """One row for each trial of a search."""
+    rows = []
+    for trial in outcome.trials:
+        setting = trial.setting
+        numbers = (setting.instances, setting.threads, setting.max_batch, setting.delay_us)
+        p99 = f"{trial.p99_ms:.1f}" if trial.within else f"{trial.p99_ms:.1f} over"
+        rows.append([trial.step, *map(str, numbers), f"{trial.throughput:.1f}", p99])
+    header = ["question", "instances", "threads", "largest batch", "delay us", "images/s", "p99 ms"]
+    return Table(header, rows)
+
+
+def tuning_verdict(outcome: TuningOutcome) -> str:
+    """What a search found, in one or two sentences."""
+    trials = f"{len(outcome.trials)} trials, where a full grid has {outcome.grid}."
+    if outcome.confirmed is None:
+        return f"The old configuration is the best. {trials}"
+    gain = f"measured again, has {interval(outcome.confirmed)} times"
+    if outcome.chosen is None:
+        return f"The old configuration stays: the best trial, {gain} its throughput. {trials}"
+    return f"The chosen configuration, {gain} the throughput of the old one. {trials}"
+
+
+def precision_table(results: Sequence[PrecisionThroughput]) -> Table:
+    """The median throughput: one row for each batch size, one column for each precision."""
+    names = list(dict.fromkeys(result.name for result in results))
+    rows = [
+        [str(batch)]
+        + [f"{np.median(each.images_per_second):.1f}" for each in results if each.batch == batch]
+        for batch in dict.fromkeys(result.batch for result in results)
+    ]
+    return Table(["batch", *names], rows)
+
+
+def _point_row(point: Point) -> list[str]:
+    level = f"{point.load.rate:g}/s" if point.load.rate else str(point.load.concurrency)
+    latency = [point.latency[name] for name in ("p50", "p90", "p99")]
+    figures = (point.throughput, *latency, point.phases["queue"], point.phases["compute"])
+    usage = (
+        _number(point.server.mean_batch, 2),
+        _number(point.server.cores, 2),
+        _number(point.server.memory_mib, 0),
+    )
+    stable = "" if point.stable else "unstable"
+    return [point.load.series, level, *(f"{figure:.1f}" for figure in figures), *usage, stable]
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,146 @@
+"""What is printed, for people and machines, whatever names and labels hold."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+from seresnext101_triton.client.cli import main
+from seresnext101_triton.client.decoding import Prediction
+from seresnext101_triton.client.errors import OutputError
+from seresnext101_triton.client.evaluation import Disagreement, Evaluation, Share
+from seresnext101_triton.client.tables import (
+    Answers,
+    evaluations_to_json,
+    print_answers,
+    print_csv,
+    print_evaluations,
+    print_json,
+    print_json_lines,
+    print_rows,
+)
+from seresnext101_triton.client.text import unescaped
+
+NAME = "caf\udce9\x1b[31m\n\x9b.jpg"
+LABEL = "crane [bird] [/b] :cat: \x1b]0;title\x07\x9b2J"
+
+
+@pytest.fixture
+def answers() -> Answers:
+    return Answers(
+        "m", "1", False, {NAME: [Prediction(3, LABEL, 0.5)]}, {"b\nc": "b\nc is no image"}
+    )
+
+
+def assert_harmless(text: str) -> None:
+    assert not set(text) & {"\x1b", "\x07", "\x9b", "\udce9"}
+
+
+def test_the_table(answers, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    print_answers([answers])
+    out = capsys.readouterr().out
+    assert_harmless(out)
+    for part in (r"caf\udce9\x1b[31m\n\x9b.jpg", "crane [bird] [/b] :cat:", "50.00%", "█" * 10):
+        assert part in out
+
+
+def test_json(answers, capsys):
+    print_json([answers.to_json()])
+    out = capsys.readouterr().out
+    assert_harmless(out)
+    (document,) = json.loads(out)
+    assert [image["image"] for image in document["images"]] == [NAME, "b\nc"]
+    assert document["images"][0]["predictions"] == [
+        {"index": 3, "label": LABEL, "probability": 0.5}
+    ]
+    print_json_lines([answers])
+    out = capsys.readouterr().out
+    assert_harmless(out)
+    assert [json.loads(line)["image"] for line in out.splitlines()] == [NAME, "b\nc"]
+
+
+def test_csv(answers, capsys):
+    print_csv([answers])
+    out = capsys.readouterr().out
+    assert_harmless(out)
+    header, row = csv.reader(out.splitlines())
+    found = dict(zip(header, row, strict=True))
+    assert (unescaped(found["image"]), unescaped(found["label"])) == (NAME, LABEL)
+    assert (found["rank"], found["index"], found["probability"]) == ("1", "3", "0.5")
+
+
+def evaluation(model: str, **failed: str) -> Evaluation:
+    return Evaluation(
+        model,
+        "1",
+        {NAME: 3} | dict.fromkeys(failed, 0),
+        {NAME: [Prediction(3, LABEL, 0.5)]},
+        failed,
+    )
+
+
+def test_evaluations(capsys):
+    evaluations = [evaluation("first", bad="no image"), evaluation("second")]
+    worst = [Disagreement(NAME, Prediction(3, LABEL, 0.5), Prediction(4, "[red]", 0.25))]
+    print_evaluations(evaluations, Share(1, 1), worst)
+    out = capsys.readouterr().out
+    assert_harmless(out)
+    rows = [line.split() for line in out.splitlines()]
+    assert next(row[4:7] for row in rows if row and row[0] == "first") == ["1", "of", "2"]
+    assert "[red] 25.0%" in out
+    document = evaluations_to_json(evaluations, Share(1, 1), worst)
+    assert document["worst"] == [{"image": NAME, "labels": [LABEL, "[red]"]}]
+    assert (document["models"][0]["images"], document["models"][0]["failed"]) == (
+        1,
+        {"bad": "no image"},
+    )
+
+
+def test_an_accuracy_of_no_image_is_no_number(capsys):
+    nothing = Evaluation("m", "1", {"a": 1}, {}, {"a": "no image"})
+    print_json(evaluations_to_json([nothing], None, []))
+    assert json.loads(capsys.readouterr().out)["models"][0]["top1"] == {
+        "value": None,
+        "interval": [0.0, 1.0],
+    }
+    print_evaluations([nothing], None, [])
+    out = capsys.readouterr().out
+    assert "no image" in out and "nan" not in out
+
+
+def test_what_a_server_says_is_no_style_and_no_command(capsys):
+    print_rows(("model", "reason"), [("m", "[/oops] \x1b[2J")])
+    assert r"[/oops] \x1b[2J" in capsys.readouterr().out
+
+
+def test_a_closed_standard_output_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdout", None)
+    with pytest.raises(OutputError, match="standard output is closed"):
+        print_json([])
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "values"),
+    [
+        ("bulk", "--patience", ["nan", "-1", "inf", "1e300", "x"]),
+        ("health", "--wait", ["nan", "-1", "inf"]),
+        ("evaluate", "--worst", ["-1", "1.5", "x"]),
+        ("classify", "--top", ["0", "-1", "x"]),
+    ],
+)
+def test_values_that_mean_nothing_are_wrong_usage(command, option, values, capsys):
+    for value in values:
+        with pytest.raises(SystemExit) as end:
+            main(
+                [
+                    command,
+                    *["x"] * (command != "health"),
+                    *["--output", "y"] * (command == "bulk"),
+                    f"{option}={value}",
+                ]
+            )
+        assert end.value.code == 2
+        assert f"argument {option}" in capsys.readouterr().err

@@ -1,0 +1,4 @@
+"""A format, a precision, a runtime and a backend that no module of the project imports.
+
+The format is PyTorch's exported programs.
+"""

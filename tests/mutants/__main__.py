@@ -1,0 +1,175 @@
+"""The command line: `python -m tests.mutants`, which `make mutants` runs."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+import tomllib
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from queue import SimpleQueue
+
+from tests.mutants.mutations import Mutant, Source
+from tests.mutants.running import Copy
+from tests.mutants.subjects import Subject, chosen
+
+ROOT = Path(__file__).parents[2]
+EQUIVALENT = Path(__file__).with_name("equivalent.toml")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Mutate, run the tests, and print the scores and the survivors.
+
+    Returns:
+        The exit code: 1 where a package's score is below its bar.
+    """
+    options = _parser().parse_args(arguments)
+    found: dict[tuple[str, str], list[tuple[Mutant, bool]]] = defaultdict(list)
+    with ExitStack() as stack:
+        copies = [
+            stack.enter_context(Copy(ROOT, options.folder / f"copy{index}"))
+            for index in range(options.jobs)
+        ]
+        for subject, sampled in _sampled(options):
+            for mutant, survived in _run(subject, sampled, copies, options.minutes):
+                found[subject.package, mutant.file].append((mutant, survived))
+    return _report(found, options.least)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.mutants",
+        description="Put small bugs into a copy, and see whether tests fail.",
+    )
+    parser.add_argument(
+        "only",
+        nargs="*",
+        metavar="PATH",
+        help="files or folders to mutate, e.g. perf/turns.py (default: all)",
+    )
+    parser.add_argument(
+        "--sample", type=int, metavar="N", help="random mutants of each package (default: all)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the sample (default: 0)"
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="copies that are tested at the same time (default: 1)",
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        metavar="N",
+        help="for each package; mutants for which no time is left are not counted",
+    )
+    parser.add_argument(
+        "--least",
+        type=float,
+        default=0.9,
+        metavar="SHARE",
+        help="exit code 1 below this score (default: 0.9)",
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=ROOT / ".mutants",
+        metavar="DIR",
+        help="of the copies (default: .mutants)",
+    )
+    return parser
+
+
+def _sampled(options: argparse.Namespace) -> list[tuple[Subject, list[Mutant]]]:
+    """The mutants to test, in a random order, without the equivalent ones."""
+    excused = {
+        (entry["file"], entry["before"], entry["after"])
+        for entry in tomllib.loads(EQUIVALENT.read_text())["equivalent"]
+    }
+    subjects = list(chosen(ROOT, options.only))
+    sampled: dict[Subject, list[Mutant]] = defaultdict(list)
+    for package in dict.fromkeys(subject.package for subject, _ in subjects):
+        sources = [
+            (subject, Source(file, (ROOT / file).read_text(encoding="utf-8")))
+            for subject, files in subjects
+            for file in files
+            if subject.package == package
+        ]
+        places = [
+            (subject, source, index) for subject, source in sources for index in range(len(source))
+        ]
+        random.Random(options.seed).shuffle(places)
+        codes: set[str] = set()
+        for subject, source, index in places:
+            if options.sample and len(codes) >= options.sample:
+                break
+            mutant = source.mutant(index)
+            if (
+                mutant
+                and mutant.code not in codes
+                and (mutant.file, mutant.before, mutant.after) not in excused
+            ):
+                codes.add(mutant.code)
+                sampled[subject].append(mutant)
+    return list(sampled.items())
+
+
+def _run(
+    subject: Subject, sampled: Sequence[Mutant], copies: Sequence[Copy], minutes: float | None
+) -> list[tuple[Mutant, bool]]:
+    print(f"{subject.package}: {', '.join(subject.tests)} with nothing changed", file=sys.stderr)
+    reach = copies[0].reach(sorted({mutant.file for mutant in sampled}), subject.tests)
+    if reach.failed:
+        print(
+            f"left out, since they do not pass with nothing changed: {', '.join(reach.failed)}",
+            file=sys.stderr,
+        )
+    free: SimpleQueue[Copy] = SimpleQueue()
+    for copy in copies:
+        free.put(copy)
+    started = time.monotonic()
+
+    def test(mutant: Mutant) -> tuple[Mutant, bool] | None:
+        if minutes is not None and time.monotonic() - started > 60 * minutes:
+            return None
+        copy = free.get()
+        try:
+            survived = copy.survives(mutant, reach)
+        finally:
+            free.put(copy)
+        print(f"{'SURVIVED' if survived else 'killed'} {mutant}", file=sys.stderr, flush=True)
+        return mutant, survived
+
+    with ThreadPoolExecutor(len(copies)) as pool:
+        return [result for result in pool.map(test, sampled) if result is not None]
+
+
+def _report(found: dict[tuple[str, str], list[tuple[Mutant, bool]]], least: float) -> int:
+    for (_, _), results in sorted(found.items()):
+        for mutant, survived in sorted(results, key=lambda result: result[0].line):
+            if survived:
+                print(f"survived: {mutant}")
+    packages: dict[str, list[bool]] = defaultdict(list)
+    for (package, file), results in sorted(found.items()):
+        packages[package] += [survived for _, survived in results]
+        print(_score(f"  {file}", [survived for _, survived in results]))
+    for package, results_ in packages.items():
+        print(_score(package, results_))
+    return int(any(1 - sum(survived) / len(survived) < least for survived in packages.values()))
+
+
+def _score(name: str, survived: Sequence[bool]) -> str:
+    killed = len(survived) - sum(survived)
+    return f"{name:36} {killed:5} of {len(survived):5} killed  {killed / len(survived):6.1%}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""What is mutated, and the tests that are run for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A part of the project with the tests that mirror it.
+
+    Attributes:
+        package: The name of its row in the table of scores.
+        sources: Files and folders, as glob patterns from the top of the project.
+        tests: Files and folders that pytest takes. A folder that also has slow tests of another
+            subject is not named as a whole.
+    """
+
+    package: str
+    sources: tuple[str, ...]
+    tests: tuple[str, ...]
+
+
+SUBJECTS = (
+    Subject("client", ("client/**/*.py",), ("tests/client",)),
+    Subject("server", ("server/backends/*.py", "server/launcher.py"), ("tests/server",)),
+    Subject(
+        "export",
+        (
+            *(
+                "export/parity.py",
+                "export/yardstick.py",
+                "export/config.py",
+                "export/manifest.py",
+                "export/serving.py",
+            ),
+            *(
+                "export/format.py",
+                "export/formats/*.py",
+                "export/precision.py",
+                "export/pipeline.py",
+                "export/fingerprint.py",
+            ),
+            *(
+                "export/repository.py",
+                "export/publication.py",
+                "export/journal.py",
+                "export/filesystem.py",
+                "export/interruption.py",
+            ),
+            *("export/weights/*.py", "export/quantization/*.py"),
+        ),
+        ("tests/export", "--ignore=tests/export/tensorrt"),
+    ),
+    Subject("perf", ("perf/load.py",), ("tests/perf/test_load.py", "tests/perf/test_sweep.py")),
+    Subject("perf", ("perf/turns.py", "perf/comparison.py"), ("tests/perf/test_compare.py",)),
+    Subject("perf", ("perf/tune.py",), ("tests/perf/test_tune.py",)),
+    Subject(
+        "perf",
+        ("perf/results.py", "perf/records.py"),
+        ("tests/perf/test_results.py", "tests/perf/test_load.py"),
+    ),
+)
+
+
+def chosen(root: Path, only: Sequence[str]) -> Iterator[tuple[Subject, list[str]]]:
+    """The subjects with the files to mutate.
+
+    Args:
+        root: The top of the project.
+        only: Files, folders or packages, from the top of the project; nothing takes all.
+
+    Yields:
+        A subject and its files, where there are any.
+    """
+    wanted = tuple(name.rstrip("/") for name in only)
+    for subject in SUBJECTS:
+        files = sorted(
+            {
+                str(path.relative_to(root))
+                for pattern in subject.sources
+                for path in root.glob(pattern)
+            }
+        )
+        files = [
+            file
+            for file in files
+            if not wanted or any(file == name or file.startswith(f"{name}/") for name in wanted)
+        ]
+        if files:
+            yield subject, files
