@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FLAGS = {
     "batch": "--batch",
     "headers": "--header",
+    "metrics_port": "--metrics-port",
     "model": "--model",
     "tls.ca": "--tls-ca",
     "tls.certificate": "--tls-cert",
