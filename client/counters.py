@@ -17,7 +17,8 @@ class ModelCounters:
         model: Name of the model.
         version: The version.
         answered: Requests that were answered.
-        failed: Requests that were refused, or that failed.
+        failed: Requests that failed in the queue or in the model. A request that does not fit the
+            model is refused before that, and not counted.
         cached: Requests that were answered from the response cache.
         images: Images that were computed.
         executions: How often the model was run, each time for a batch.
