@@ -24,7 +24,10 @@ from seresnext101_triton.client.output import standard_output
 from seresnext101_triton.client.served import version_order
 from seresnext101_triton.client.text import printable
 
-_COLUMNS = ("ver", "req/s", "img/s", "batch", "queue|ms", "compute|ms", "wait-|ing", "failed")
+_COLUMNS = (
+    *("ver", "req/s", "img/s", "batch", "queue ms", "compute ms"),
+    *("wait", "failed", "re- starts"),
+)
 
 
 @dataclass(frozen=True)
@@ -218,19 +221,8 @@ def _picture(
         return Group(Text(f"{server.url} does not answer; asking again: {page}", style="bold red"))
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("model", overflow="fold")
-    names = (
-        "ver",
-        "req/s",
-        "img/s",
-        "batch",
-        "queue ms",
-        "compute ms",
-        "wait",
-        "failed",
-        "restarts",
-    )
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
+    for name in _COLUMNS:
+        table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
     for row in rows:
         failed = Text(str(row.failed_before), style="bold red" if row.failed else "")
         if row.failed:

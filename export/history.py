@@ -66,9 +66,14 @@ def _history(repository: Repository, model: str) -> History:
     numbers = published(repository, model)
     with explained(repository.root):
         named, policy = promotion.by_policy(folder), promotion.policy_of(folder)
-    now = live.versions_served(repository.root, model)
+    states = live.versions_in_use(repository.root, model)
     versions = tuple(
-        Version(number, manifest.read(folder / str(number)), number in named, number in now)
+        Version(
+            number,
+            manifest.read(folder / str(number)),
+            by_policy=number in named,
+            now=states.get(number) == live.READY,
+        )
         for number in numbers
     )
     return History(model, policy.WhichOneof("policy_choice") == "specific", versions)

@@ -11,23 +11,26 @@ from seresnext101_triton.server.errors import LoadError
 
 _FOLLOWS_WITHIN_S = 60.0
 _POLL_S = 0.05
-_READY, _GOES = "READY", ("READY", "LOADING", "UNLOADING")
+READY = "READY"
+_IN_USE = (READY, "LOADING", "UNLOADING")
 
 
-def versions_served(root: Path, model: str) -> list[int]:
-    """The versions of a model that servers serve now, oldest first.
+def versions_in_use(root: Path, model: str) -> dict[int, str]:
+    """The versions of a model that servers have loaded, and the state of each.
+
+    The state is `READY` if a server answers with the version now. Otherwise it is `LOADING` or
+    `UNLOADING`.
 
     Raises:
         ServerError: A server does not say what it serves.
     """
-    return sorted(
-        {
-            int(state.version)
-            for launch in running(root)
-            for state in Control(launch).index()
-            if state.name == model and state.state in _GOES
-        }
-    )
+    found: dict[int, str] = {}
+    for launch in running(root):
+        for state in Control(launch).index():
+            version = int(state.version) if state.name == model and state.version else 0
+            if state.state in _IN_USE and version and found.get(version) != READY:
+                found[version] = state.state
+    return found
 
 
 def follow(root: Path, model: str, versions: Sequence[int]) -> list[str]:
@@ -63,7 +66,7 @@ def _wait(control: Control, model: str, versions: set[int]) -> None:
     deadline = time.monotonic() + _FOLLOWS_WITHIN_S
     while True:
         states = [state for state in control.index() if state.name == model]
-        ready = {int(state.version) for state in states if state.state == _READY}
+        ready = {int(state.version) for state in states if state.state == READY}
         if ready == versions:
             return
         if time.monotonic() > deadline:

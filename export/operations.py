@@ -175,7 +175,8 @@ def _switch(root: Path, model: str, choose: Choice, *, pin: bool) -> Switch:
             _publish(publication, model, before[-1] if before else version, old_policy)
         with suppress(LoadError):
             live.follow(repository.root, model, before)
-        raise LoadError(f"{error}. The repository and its servers are as before") from None
+        why = str(error).strip().rstrip(".;")
+        raise LoadError(f"{why}. The repository and its servers are as before") from None
     return Switch(model, version, tuple(before), pin, tuple(servers), note)
 
 
@@ -190,7 +191,7 @@ def _publish(
 def _old_versions(repository: Repository, model: str, keep: int) -> Pruned:
     available = published(repository, model)
     folder = repository.root / model
-    served = {*promotion.by_policy(folder), *live.versions_served(repository.root, model)}
+    served = {*promotion.by_policy(folder), *live.versions_in_use(repository.root, model)}
     kept = [version for version in available if version in {*available[-keep:], *served}]
     removed = [version for version in available if version not in kept]
     in_use = [version for version in kept if version in served]
