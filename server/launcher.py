@@ -134,8 +134,8 @@ class Server:
         """
         sweep()
         models = served_models(self.repository, self._only, self._note)
-        check_artifacts(models, self._note)
         self.ports = self._asked.resolve(self.address)
+        check_artifacts(models, self._note)
         self._registration = Registration()
         self._workspace = Workspace(self._registration.name)
         self._workspace.link(models)

@@ -66,19 +66,21 @@ def check_artifacts(folders: Sequence[Path], note: Callable[[str], None] = _igno
 
     Args:
         folders: The folders of the models.
-        note: A function that is called with a line for each version without a manifest.
+        note: A function that is called with a line that names the versions without a manifest.
 
     Raises:
         IntegrityError: A file was changed. The message names each one.
     """
-    damaged = []
+    damaged, unknown = [], []
     for folder in folders:
         for version in versions_to_serve(folder):
             found = differences(folder / str(version))
             if found is None:
-                note(f"{folder.name} version {version} has no manifest: its files are not checked")
+                unknown.append(f"{folder.name} version {version}")
             elif found:
                 damaged.append(f"model {folder.name!r} version {version}: {'; '.join(found)}")
+    if unknown:
+        note(f"not checked, because there is no manifest: {', '.join(unknown)}")
     if damaged:
         raise IntegrityError(
             "\n".join(damaged)
