@@ -11,6 +11,7 @@ from seresnext101_triton import add_version, as_typed
 from seresnext101_triton.client.errors import ToolkitError
 from seresnext101_triton.client.output import flags_of, report
 from seresnext101_triton.client.parser import Parser
+from seresnext101_triton.client.process import INTERRUPTED
 from seresnext101_triton.perf import commands
 
 _EPILOG = """\
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return report(error, options.flags)
     except KeyboardInterrupt:
         print(f"interrupted; {options.interrupted}", file=sys.stderr)
-        return 130
+        return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:

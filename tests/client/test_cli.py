@@ -283,6 +283,12 @@ def as_process(
     )
 
 
+def test_tls_to_a_server_without_it_is_one_line(server):
+    found = as_process(server, "health --tls --retries 0")
+    assert found.returncode == 69
+    assert found.stderr.startswith(b"error: ") and found.stderr.count(b"\n") == 1
+
+
 def test_names_of_any_bytes(classify, tmp_path):
     name = str(tmp_path / "caf\udce9\x1b[31m\n.jpg")
     shutil.copy(CAT, name)
