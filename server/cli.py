@@ -64,7 +64,7 @@ def _refuse_without_effect(options: argparse.Namespace) -> None:
     """
     if options.release and not options.ngc:
         raise UsageError("`release` is of NVIDIA's image: name it together with `ngc`")
-    for name in ("control", "verbose", "command"):
+    for name in ("allow", "verbose", "command"):
         if options.ngc and getattr(options, name):
             what = "a command" if name == "command" else f"`{name}`"
             raise UsageError(f"{what} and `ngc` do not go together: NVIDIA's image is only started")

@@ -21,10 +21,10 @@ from seresnext101_triton.client.contract import Preprocessing
 from seresnext101_triton.client.decoding import Prediction, decode
 from seresnext101_triton.client.errors import (
     AnswerError,
-    ClientError,
     ContractError,
     ImageError,
     ModelUnavailable,
+    UsageError,
 )
 from seresnext101_triton.server.launcher import Server
 from tests.conftest import FREE_PORTS, write_model

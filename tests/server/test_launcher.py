@@ -319,7 +319,7 @@ def test_a_port_that_does_not_exist_is_wrong_usage(small, capsys, port):
     [
         (["--release", "24.10"], "--release is of NVIDIA's image: name it together with --ngc"),
         (["--ngc", "--release", "abc"], "abc is not a known release of tritonserver"),
-        (["--ngc", "--control"], "--control and --ngc do not go together"),
+        (["--ngc", "--allow", "model-repository"], "--allow and --ngc do not go together"),
         (["--ngc", "--verbose"], "--verbose and --ngc do not go together"),
         (["--ngc", "--", "true"], "a command and --ngc do not go together"),
     ],
