@@ -15,6 +15,7 @@ from typing import Protocol, cast
 from seresnext101_triton import as_typed
 from seresnext101_triton.client.errors import ToolkitError
 from seresnext101_triton.client.output import flags_of, report
+from seresnext101_triton.client.parser import Parser
 
 COMMANDS = ("versions", "promote", "rollback", "prune", "verify")
 
@@ -48,10 +49,8 @@ def run(name: str, arguments: Sequence[str]) -> int:
         arguments: What follows the name on the command line.
     """
     command = load(name)
-    parser = argparse.ArgumentParser(
-        prog=as_typed(f"python -m export {name}"),
-        description=as_typed(command.__doc__ or ""),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = Parser(
+        prog=as_typed(f"python -m export {name}"), description=as_typed(command.__doc__ or "")
     )
     command.add_arguments(parser)
     parser.add_argument(

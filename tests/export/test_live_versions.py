@@ -22,6 +22,7 @@ from seresnext101_triton.server import runtimes
 from seresnext101_triton.server.digest import sha256
 from seresnext101_triton.server.errors import IntegrityError, LoadError
 from seresnext101_triton.server.launcher import Server
+from seresnext101_triton.server.versions import newest_policy
 from tests.conftest import FREE_PORTS, QUIET, tiny_request
 
 MODEL = "tiny_onnx"
@@ -113,7 +114,7 @@ def test_forward_and_back_under_load(root):
         # A server that was not told is asked what it serves.
         roll_back(root, MODEL, to=2)
         config = root / MODEL / "config.pbtxt"
-        config.write_text(promotion.with_policy(config.read_text(), promotion.newest_policy()))
+        config.write_text(promotion.with_policy(config.read_text(), newest_policy()))
         (pruned,) = prune(root, 1)
         assert (pruned.removed, pruned.kept, pruned.served) == ((1,), (2, 3), (2, 3))
         assert caller.ask(connection, model) == 2
