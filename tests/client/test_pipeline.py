@@ -302,7 +302,8 @@ def test_nothing_is_asked_any_more_once_a_stream_is_left(classifier, monkeypatch
     monkeypatch.setattr(classifier._connection, "infer_top", noted)
     stream = classifier.stream([BRIGHT, *[DARK] * 99], batch=1, in_flight=2)
     next(stream)
-    assert full.wait(600)  # the first has its answer, two are in flight, the others wait for a place
+    # The first has its answer, two are in flight, and the others wait for a place.
+    assert full.wait(600)
     stream.close()
     held.set()
     for thread in threading.enumerate():
