@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -18,7 +19,7 @@ from seresnext101_triton.client import Classifier
 from seresnext101_triton.client.images import sample_photographs
 from seresnext101_triton.server import installation
 from seresnext101_triton.server.backends import REPOSITORY_VARIABLE
-from seresnext101_triton.server.launcher import Ports
+from seresnext101_triton.server.ports import Ports
 from tests.deploy.monitoring import until
 from tests.deploy.objects import DEPLOY, Object, container, kustomize, of_kind, render
 
@@ -80,7 +81,14 @@ def started(described: Object, repository: Path, ports: Ports, workspace: Path) 
                 except grpc.RpcError:
                     return False
 
+        def listening(port: int) -> bool:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                return True
+            return False
+
         assert until(serving), (workspace / "log").read_text()
+        # The server opens the port of gRPC first.
+        assert until(lambda: listening(ports.http) and listening(ports.metrics))
         yield
     finally:
         process.terminate()

@@ -65,7 +65,7 @@ def test_an_error_planted_in_an_overlay_is_refused(plant, file, old, new):
         (GPU, "maxSurge: 0", "maxSurges: 0", "maxSurges"),
         (GPU, "path: /spec/strategy/rollingUpdate", "path: /spec/strategies", "strategies"),
         (BASE, "kind: PodDisruptionBudget", "kind: PodDisruption", "PodDisruption"),
-        (BASE, "containerPort:", "containerport:", "containerport"),
+        (BASE, "containerPort:", "containerport:", "containerPort"),
     ],
 )
 def test_an_error_planted_in_the_objects_is_found(plant, file, old, new, message):
