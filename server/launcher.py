@@ -22,7 +22,7 @@ from seresnext101_triton.server.access import key_arguments, restricted_without,
 from seresnext101_triton.server.backends import REPOSITORY_VARIABLE
 from seresnext101_triton.server.control import LOAD_TIMEOUT_S, Control
 from seresnext101_triton.server.errors import LoadError, ServerError
-from seresnext101_triton.server.models import check_artifacts, served_models
+from seresnext101_triton.server.models import check_artifacts, chosen_models, intact_models
 from seresnext101_triton.server.ports import (
     LOCALHOST,
     Ports,
@@ -33,6 +33,7 @@ from seresnext101_triton.server.ports import (
 )
 from seresnext101_triton.server.process import EXIT_TIMEOUT_S, TritonProcess
 from seresnext101_triton.server.registry import Registration, sweep
+from seresnext101_triton.server.view import View
 from seresnext101_triton.server.workspace import Workspace, unusable
 
 _POLL_S = 0.1
@@ -57,7 +58,11 @@ class Server:
         address: The interface to listen on. The default is this machine only, because the embedded
             server's core lacks later security fixes.
         verbose: Whether to print the server's whole log to standard error, not only its errors.
-        only: Names of the models to serve. If it is empty, all models are served.
+        only: Names of the models to serve. If it is empty, all models are served. `MODEL@N` is
+            version N of a model, with its own config, under this name.
+        follow: Whether a `Follower` will load other versions meanwhile. The server then calls
+            itself ready also while it loads one. Otherwise it would not, although the version of
+            before answers.
         allow: Protocols of `seresnext101_triton.server.access.RESTRICTED` that are open to callers
             without the key.
         tls: The certificate and the key of the gRPC endpoint, and the authorities of the clients
@@ -80,6 +85,7 @@ class Server:
         address: str = LOCALHOST,
         verbose: bool = False,
         only: Sequence[str] = (),
+        follow: bool = False,
         allow: Sequence[str] = (),
         tls: Tls | None = None,
         note: Callable[[str], None] = say,
@@ -89,7 +95,8 @@ class Server:
         self.ports = self._asked = ports or Ports()
         self.models: list[ModelState] = []
         self.process: TritonProcess | None = None
-        self._only, self._tls, self._verbose, self._note = only, tls, verbose, note
+        self.only, self.follow = only, follow
+        self._tls, self._verbose, self._note = tls, verbose, note
         self._restricted = restricted_without(allow)
         self._tries = _TRIES
         self._key = secrets.token_hex(16)
@@ -112,6 +119,18 @@ class Server:
         """Loads and unloads models. It is known after `start`."""
         return Control(self.launch)
 
+    @property
+    def view(self) -> View:
+        """What changes the models that the server sees. It is known after `start`."""
+        assert self._workspace is not None
+        return self._workspace.view
+
+    def plain(self, reason: str) -> str:
+        """A reason of Triton in one line, without the place in a backend's code."""
+        # What follows " At: /" is that place.
+        text = " ".join(reason.replace("\\n", " ").split()).partition(" At: /")[0]
+        return text.replace(str(self.launch.models_folder), str(self.repository))
+
     def __enter__(self) -> Server:
         try:
             self.start()
@@ -133,12 +152,14 @@ class Server:
                 no room for the files of a server.
         """
         sweep()
-        models = served_models(self.repository, self._only, self._note)
+        models = chosen_models(self.repository, self.only, self._note)
         self.ports = self._asked.resolve(self.address)
+        if self.follow:
+            models = intact_models(models, self._note)
         check_artifacts(models, self._note)
         self._registration = Registration()
         self._workspace = Workspace(self._registration.name)
-        self._workspace.link(models)
+        self._workspace.show(models)
         try:
             self._triton = installation.find(self._workspace.folder)
         except (OSError, shutil.Error) as error:
@@ -307,9 +328,7 @@ class Server:
             if line.startswith(_PARSE_ERROR) or (line in severe and f"'{model.name}'" in line)
         ]
         reason = model.reason or " ".join(line.partition("] ")[2].strip('"') for line in logged)
-        # What follows " At: /" is the place in a backend's code.
-        plain = " ".join(reason.split()).partition(" At: /")[0]
-        return plain.replace(str(self.launch.models_folder), str(self.repository))
+        return self.plain(reason)
 
     def _arguments(self) -> list[str]:
         is_ipv6 = family(self.address) == 6
@@ -322,7 +341,7 @@ class Server:
             *key_arguments(self.launch.restricted, self.launch.key),
             *tls_arguments(self._tls),
             "--exit-on-error=false",  # the repository index then has the reason
-            "--strict-readiness=true",
+            f"--strict-readiness={'false' if self.follow else 'true'}",
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
             f"--grpc-address={f'[{self.address}]' if is_ipv6 else self.address}",
             f"--http-address={web}",
