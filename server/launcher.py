@@ -6,7 +6,6 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -31,15 +30,17 @@ from seresnext101_triton.server.ports import (
     listens,
     occupied,
 )
-from seresnext101_triton.server.process import EXIT_TIMEOUT_S, TritonProcess
+from seresnext101_triton.server.process import EXIT_TIMEOUT_S, TritonProcess, ending
 from seresnext101_triton.server.registry import Registration, sweep
 from seresnext101_triton.server.workspace import Workspace, unusable
 
 _POLL_S = 0.1
 _DRAIN_S = 10.0
+# A server without models has nothing to do, but it waits for connections that clients keep open.
+_IDLE_EXIT_S = 3.0
 _PARSE_ERROR = "[libprotobuf ERROR"
 _LOST_PORT = re.compile(r"Socket '.*:(\d+)' already in use")
-_TRIES = 3  # to find free ports that nobody takes before the server does
+_TRIES = 3  # to start: a free port may be taken meanwhile, and the server may crash
 
 
 class Server:
@@ -92,6 +93,7 @@ class Server:
         self._only, self._tls, self._verbose, self._note = only, tls, verbose, note
         self._restricted = restricted_without(allow)
         self._tries = _TRIES
+        self._exit_timeout_s = EXIT_TIMEOUT_S + 5.0
         self._key = secrets.token_hex(16)
         self._registration: Registration | None = None
         self._workspace: Workspace | None = None
@@ -183,11 +185,13 @@ class Server:
         """
         deadline = time.monotonic() + timeout_s
         while not self.is_up():
-            if time.monotonic() > deadline:
-                raise ServerError(
-                    f"tritonserver was not ready within {timeout_s:.0f} s:\n{self.log_tail()}"
-                )
+            self.check_deadline(deadline)
             time.sleep(_POLL_S)
+
+    def check_deadline(self, deadline: float) -> None:
+        """Raise `ServerError` if the monotonic clock is beyond a time, in seconds."""
+        if time.monotonic() > deadline:
+            raise ServerError(f"tritonserver was not ready in time:\n{self.log_tail()}")
 
     def is_up(self) -> bool:
         """Whether the server has been started completely, asked once.
@@ -211,6 +215,7 @@ class Server:
         self.models = self.control.index()
         self._check_models()
         self.process.shows_errors = True
+        self._tries = 1  # from now on, who watches the server decides about further attempts
         self._asked = self.ports  # after a restart, clients find the server where it was
         self.publish(state="ready")
         return True
@@ -221,12 +226,19 @@ class Server:
         self.launch = replace(self.launch, **changes)  # type: ignore[arg-type]
         self._registration.write(self.launch)
 
-    def wait(self) -> int:
-        """Block until the server ends, and return its exit code."""
+    def exit_code(self) -> int | None:
+        """The exit code of the server's process; None while it runs."""
         assert self.process is not None
-        code = self.process.wait()
-        assert code is not None
-        return code
+        return self.process.poll()
+
+    def clear(self) -> None:
+        """Remove what a process has left behind that ended by itself, before it is started again.
+
+        These are its stubs and their shared memory.
+        """
+        assert self.process is not None and self._workspace is not None
+        self.process.end()
+        self._workspace.clear_shared_memory()
 
     def drain(self, timeout_s: float = _DRAIN_S) -> None:
         """Take no more requests, and wait until those in flight are answered.
@@ -234,6 +246,7 @@ class Server:
         The server says that it is not ready from the beginning on.
         """
         self.publish(state="stopping")
+        self._exit_timeout_s = _IDLE_EXIT_S
         names = sorted({model.name for model in self.models})
         with suppress(ServerError):
             for name in names:
@@ -246,7 +259,7 @@ class Server:
         This can be called at any time.
         """
         if self.process is not None:
-            self.process.end()
+            self.process.end(self._exit_timeout_s)
         if self._workspace is not None:
             self._workspace.remove()
             self._workspace = None
@@ -268,15 +281,18 @@ class Server:
         assert self.process is not None
         self.process.settle_log()
         lost = _LOST_PORT.search("\n".join(self.process.log()))
-        if not lost:
-            raise ServerError(
-                f"tritonserver ended with {_ending(code)} before it was ready:\n{self.log_tail()}"
-            )
-        name = next(name for name, port in vars(self.ports).items() if port == int(lost[1]))
         self._tries -= 1
-        if getattr(self._asked, name) or not self._tries:
-            raise occupied(self.address, name, int(lost[1]))
-        self.process.end()
+        if lost:
+            name = next(name for name, port in vars(self.ports).items() if port == int(lost[1]))
+            if getattr(self._asked, name) or not self._tries:
+                raise occupied(self.address, name, int(lost[1]))
+        elif code >= 0 or not self._tries:
+            raise ServerError(
+                f"tritonserver ended with {ending(code)} before it was ready:\n{self.log_tail()}"
+            )
+        else:
+            self._note(f"tritonserver ended with {ending(code)} at its start; it is tried again")
+        self.clear()
         self.ports = self._asked.resolve(self.address)
         self.start_process()
 
@@ -330,8 +346,3 @@ class Server:
             f"--metrics-port={self.ports.metrics}",
             f"--backend-config=python,shm-region-prefix-name={self.launch.shared_memory}",
         ]
-
-
-def _ending(code: int) -> str:
-    """How a process ended, in words."""
-    return f"code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
