@@ -6,16 +6,19 @@ import argparse
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from seresnext101_triton import add_version, as_typed
 from seresnext101_triton.client.errors import ToolkitError
 from seresnext101_triton.client.output import flags_of, report
 from seresnext101_triton.server import TRITON_RELEASE
 from seresnext101_triton.server.errors import InstallationError
+
+if TYPE_CHECKING:
+    from seresnext101_triton.client.transport import Tls
 
 # Those of seresnext101_triton.server.access, which is not imported here, so that `--help` is fast.
 _PROTOCOLS = ("model-repository", "shared-memory", "logging", "trace")
@@ -154,14 +157,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from seresnext101_triton.client.transport import Tls
     from seresnext101_triton.server.launcher import Server
     from seresnext101_triton.server.ports import Ports
     from seresnext101_triton.server.session import Session
     from seresnext101_triton.server.signals import end_signals
 
-    uses_tls = options.tls_cert or options.tls_key or options.tls_ca
-    tls = Tls(options.tls_ca, options.tls_cert, options.tls_key) if uses_tls else None
     server = Server(
         options.repository,
         ports=Ports(options.grpc_port, options.http_port, options.metrics_port),
@@ -169,7 +169,7 @@ def _serve(options: argparse.Namespace) -> int:
         verbose=options.verbose,
         only=options.only,
         allow=options.allow,
-        tls=tls,
+        tls=_tls(options),
     )
     with end_signals() as signals:
         _say(f"loading {options.repository} ...")
@@ -177,19 +177,33 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _serve_in_docker(options: argparse.Namespace) -> int:
-    from seresnext101_triton.server.ngc import docker_command
+    from seresnext101_triton.server.ngc import Container
     from seresnext101_triton.server.ports import Ports
+    from seresnext101_triton.server.signals import end_signals
 
-    ports = Ports(options.grpc_port, options.http_port, options.metrics_port)
-    command = docker_command(
-        options.repository, ports, options.address, options.release, options.only
+    container = Container(
+        options.repository,
+        Ports(options.grpc_port, options.http_port, options.metrics_port),
+        options.address,
+        options.release,
+        options.only,
+        options.allow,
+        _tls(options),
     )
-    _say(shlex.join(command))
+    _say(shlex.join(container.command()))
     if not shutil.which("docker"):
         raise InstallationError(
             "docker is not installed: run the line above on a machine that has it"
         )
-    return subprocess.run(command).returncode
+    with end_signals() as signals:
+        return container.run(signals)
+
+
+def _tls(options: argparse.Namespace) -> Tls | None:
+    from seresnext101_triton.client.transport import Tls
+
+    files = (options.tls_ca, options.tls_cert, options.tls_key)
+    return Tls(*files) if any(files) else None
 
 
 def _say(line: str) -> None:

@@ -7,8 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from seresnext101_triton.client.classifier import URL_VARIABLE
@@ -94,31 +93,55 @@ class Session:
             LAUNCH_VARIABLE: str(self._server.launch.file),
             "PATH": path,
         }
-        try:
-            process = subprocess.Popen(command, env=environment)
-        except OSError as error:
-            raise ServerError(f"cannot run {command[0]}: {error.strerror}") from None
-        try:
-            while process.poll() is None:
-                if arrived := self._signals.wait(_LOOK_S):
-                    self._end(process, arrived)
-                else:
-                    self._look()
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-        code = process.returncode
-        return code if code >= 0 else 128 - code  # as a shell tells the end by a signal
+        return run_command(command, environment, self._signals, self._look)
 
-    def _end(self, process: subprocess.Popen[bytes], arrived: signal.Signals) -> None:
-        """Let the command end by the signal, and wait for it."""
-        # A terminal sends Ctrl-C to the command too, and a second one would interrupt its end.
-        if arrived is not signal.SIGINT or not sys.stdin or not sys.stdin.isatty():
-            process.send_signal(arrived)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(_COMMAND_EXIT_S)
-            return
+
+def run_command(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    signals: EndSignals,
+    look: Callable[[], None] = lambda: None,
+) -> int:
+    """Run a command until it ends, and pass signals on to it.
+
+    Args:
+        command: The command.
+        environment: Its environment.
+        signals: The signals that end it.
+        look: A function that is called several times a second.
+
+    Returns:
+        Its exit code, or 128 and the number of the signal that ended it, as a shell tells it.
+
+    Raises:
+        ServerError: It cannot be started.
+    """
+    try:
+        process = subprocess.Popen(command, env=environment)
+    except OSError as error:
+        raise ServerError(f"cannot run {command[0]}: {error.strerror}") from None
+    try:
+        while process.poll() is None:
+            if arrived := signals.wait(_LOOK_S):
+                _end(process, arrived)
+            else:
+                look()
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    code = process.returncode
+    return code if code >= 0 else 128 - code
+
+
+def _end(process: subprocess.Popen[bytes], arrived: signal.Signals) -> None:
+    """Let a command end by a signal, and wait for it."""
+    # A terminal sends Ctrl-C to the command too, and a second one would interrupt its end.
+    if arrived is not signal.SIGINT or not sys.stdin or not sys.stdin.isatty():
+        process.send_signal(arrived)
+    try:
+        process.wait(_COMMAND_EXIT_S)
+    except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
 

@@ -64,7 +64,7 @@ class StubWatch:
         Args:
             server: Process id of the server.
         """
-        found = {(stub.pid, stub.started): stub for stub in _stubs(server)}
+        found = {(stub.pid, stub.started): stub for stub in stubs_of(server)}
         dead = []
         for key, stub in found.items():
             if stub.exit_status is None:
@@ -80,8 +80,9 @@ class StubWatch:
         return dead
 
 
-def _stubs(server: int) -> Iterator[Stub]:
-    for pid in _children(server):
+def stubs_of(server: int) -> Iterator[Stub]:
+    """The stubs of a server, those included that have died."""
+    for pid in children_of(server):
         # A process may end while its files are read.
         with suppress(OSError, ValueError, IndexError):
             head, _, tail = (_PROC / str(pid) / "stat").read_text().rpartition(")")
@@ -102,7 +103,7 @@ def _stubs(server: int) -> Iterator[Stub]:
             )
 
 
-def _children(pid: int) -> Iterator[int]:
+def children_of(pid: int) -> Iterator[int]:
     """The processes that the threads of a process have started."""
     with suppress(OSError):
         for task in (_PROC / str(pid) / "task").iterdir():

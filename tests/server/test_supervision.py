@@ -5,12 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,82 +16,12 @@ from seresnext101_triton.client.bulk import BulkEvents, BulkOptions, classify_in
 from seresnext101_triton.client.cli import main as client
 from seresnext101_triton.client.connection import Connection
 from seresnext101_triton.client.images import sample_photographs
-from seresnext101_triton.client.launches import Launch
 from seresnext101_triton.server.control import Control, running
-from seresnext101_triton.server.stubs import _children, _stubs
 from seresnext101_triton.server.supervision import Backoff, Patience
 from tests.conftest import children, onnx_convolution, write_model
+from tests.server.launching import DEADLINE_S, Launcher, launcher
 
-FREE = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
 CONVOLUTION = 'platform: "onnxruntime_onnx" instance_group { kind: KIND_CPU count: 1 }'
-DEADLINE_S = 120  # of what takes seconds on an idle machine
-
-
-class Launcher:
-    """`python -m server` in a process of its own, and what it prints."""
-
-    def __init__(self, repository: Path, *arguments: str, **environment: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "server", "--repository", str(repository), *FREE, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=os.environ | environment,
-        )
-        self.repository = repository
-        self.lines: list[str] = []
-        self._news = threading.Condition()
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        with self.process.stdout as output:
-            for line in output:
-                with self._news:
-                    self.lines.append(line.rstrip("\n"))
-                    self._news.notify_all()
-        with self._news:
-            self._news.notify_all()
-
-    def expect(self, words: str, after: int = 0) -> str:
-        """Wait for a line with these words."""
-
-        def found() -> str:
-            return next((line for line in self.lines[after:] if words in line), "")
-
-        with self._news:
-            self._news.wait_for(lambda: found() or not self._reader.is_alive(), DEADLINE_S)
-            assert found(), f"no {words!r} in {self.lines}"
-            return found()
-
-    def launch(self) -> Launch:
-        (launch,) = running(self.repository)
-        return launch
-
-    def server(self) -> int:
-        return next(_children(self.process.pid))
-
-    def stubs(self, model: str) -> list[int]:
-        return [stub.pid for stub in _stubs(self.server()) if stub.model == model]
-
-    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        code = self.process.wait(DEADLINE_S)
-        self._reader.join()
-        return code
-
-
-@contextmanager
-def launcher(repository: Path, *arguments: str, **environment: str) -> Iterator[Launcher]:
-    """A launcher that is ready."""
-    started = Launcher(repository, *arguments, **environment)
-    try:
-        started.expect("gRPC ")
-        yield started
-    finally:
-        if started.process.poll() is None:
-            started.end()
 
 
 @pytest.fixture
