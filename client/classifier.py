@@ -49,7 +49,7 @@ class ImageClassifier:
     _image_options: ImageOptions
 
     def prepare(self, image: ImageSource) -> np.ndarray:
-        """Prepare one image as the model's input, `model.dtype` [3, crop, crop].
+        """Prepare one image as the model's input, `model.dtype` of `model.preprocessing.shape`.
 
         Any thread may call this method.
 
@@ -61,9 +61,7 @@ class ImageClassifier:
             if options.draft == "model":
                 options = replace(options, draft=self.model.preprocessing.resize)
             picture = load_image(image, options)
-            if self.model.dtype == np.uint8:
-                return self.model.preprocessing.pixels(picture).transpose(2, 0, 1)
-            return self.model.preprocessing(picture).astype(self.model.dtype, copy=False)
+            return self.model.preprocessing.prepared(picture).astype(self.model.dtype, copy=False)
 
     def _requested_classes(self, top: int) -> int:
         """How many classes the server must rank for the first `top` predictions.
@@ -217,7 +215,8 @@ class Classifier(ImageClassifier):
         """Classify images that `prepare` has prepared.
 
         Args:
-            batch: `model.dtype` [N, 3, crop, crop]. N is at most the server's maximum batch.
+            batch: `model.dtype` [N, *`model.preprocessing.shape`]. N is at most the server's
+                maximum batch.
             top: How many predictions for each image.
 
         Raises:
@@ -240,7 +239,8 @@ class Classifier(ImageClassifier):
         """Return the output tensor of the model for one request, float32 [N, classes].
 
         Args:
-            batch: `model.dtype` [N, 3, crop, crop]. N is at most the server's maximum batch.
+            batch: `model.dtype` [N, *`model.preprocessing.shape`]. N is at most the server's
+                maximum batch.
         """
         return self._connection.infer(self.model, batch)
 

@@ -219,7 +219,7 @@ def describe(options: argparse.Namespace) -> int:
     facts = {
         "model": f"{model.name} · version {model.version}",
         "platform": model.platform,
-        "input": f"{model.input}: {model.dtype} [3, {prepared.crop}, {prepared.crop}]",
+        "input": f"{model.input}: {model.dtype} {list(prepared.shape)}",
         "output": f"{model.output}: {model.classes} {model.output_kind}",
         "largest batch": str(model.max_batch),
         "instances": str(model.instances),

@@ -210,7 +210,7 @@ class AsyncConnection:
 
         Args:
             model: The model as `describe` returned it.
-            batch: `model.dtype` [N, 3, crop, crop], N at most `model.max_batch`.
+            batch: `model.dtype` [N, *`model.preprocessing.shape`], N at most `model.max_batch`.
 
         Returns:
             float32 [N, classes]: probabilities or logits, as `model.output_kind` says.
@@ -230,9 +230,10 @@ class AsyncConnection:
         """
         fits = batch.dtype == model.dtype and batch.dtype in TRITON_TYPES
         if not fits or batch.ndim != 4 or not len(batch):
+            axes = ", ".join(map(str, model.preprocessing.shape))
             raise UsageError(
-                f"model {model.name!r} takes {model.dtype} [N, 3, height, width] with N at least "
-                f"1, not {batch.dtype} {list(batch.shape)}"
+                f"model {model.name!r} takes {model.dtype} [N, {axes}] with N at least 1, not "
+                f"{batch.dtype} {list(batch.shape)}"
             )
         # Triton knows no batch axis of a model without a batcher, and ranks the scores of all
         # images in one row.

@@ -11,6 +11,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from seresnext101_triton.client.contract import (
     ALLOWED_ERROR_PARAMETER,
+    PREPROCESSING_PREFIX,
     SEEDED,
     WEIGHTS_PARAMETER,
     OutputKind,
@@ -104,17 +105,25 @@ def read_served_model(name: str, versions: Sequence[str], config: pb.ModelConfig
     if not versions:
         raise ContractError("the server names no version of it")
     parameters = {key: value.string_value for key, value in config.parameters.items()}
+    preprocessing = Preprocessing.from_parameters(parameters)
+    dtype = _INPUT_TYPES[tensor.data_type]
+    if preprocessing.takes_pixels != (dtype == np.uint8):
+        raise ContractError(
+            f"its input is {pb.DataType.Name(tensor.data_type).removeprefix('TYPE_')}, and its "
+            f"parameter {PREPROCESSING_PREFIX + 'layout'!r} is {preprocessing.layout}, which is "
+            f"for {preprocessing.dtype}"
+        )
     return ServedModel(
         name=name,
         version=max(versions, key=version_order),
         input=tensor.name,
-        dtype=_INPUT_TYPES[tensor.data_type],
+        dtype=dtype,
         output=output.name,
         classes=int(output.dims[-1]),
         max_batch=config.max_batch_size,
         instances=sum(group.count for group in config.instance_group) or 1,
         output_kind=OutputKind.from_parameters(parameters),
-        preprocessing=Preprocessing.from_parameters(parameters),
+        preprocessing=preprocessing,
         untrained=parameters.get(WEIGHTS_PARAMETER) == SEEDED,
         platform=config.platform or config.backend,
         allowed_error=parameters.get(ALLOWED_ERROR_PARAMETER, ""),

@@ -271,6 +271,13 @@ def _add_quantization(group: argparse._ArgumentGroup) -> None:
 def _add_preprocessing(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add(
+        "--input",
+        choices=("fp32", "uint8"),
+        default="fp32",
+        help="what clients send: normalised values, or pixels, a quarter of the bytes, which the "
+        "model normalises; its name then ends in _uint8 (default: fp32)",
+    )
+    add(
         "--crop",
         type=int,
         default=224,
@@ -413,7 +420,7 @@ def _architecture(options: argparse.Namespace) -> Architecture:
 
 
 def _preprocessing(options: argparse.Namespace) -> Preprocessing:
-    from seresnext101_triton.client.contract import Preprocessing
+    from seresnext101_triton.client.contract import NORMALISED, PIXELS, Preprocessing
     from seresnext101_triton.client.errors import ContractError
     from seresnext101_triton.export.errors import OptionError
 
@@ -423,6 +430,7 @@ def _preprocessing(options: argparse.Namespace) -> Preprocessing:
             resize=options.resize or options.crop + 32,
             crop=options.crop,
             interpolation=options.interpolation,
+            layout=PIXELS if options.input == "uint8" else NORMALISED,
             **{name: value for name, value in given.items() if value},
         )
     except ContractError as error:

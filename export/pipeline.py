@@ -30,7 +30,7 @@ from seresnext101_triton.export.manifest import Manifest
 from seresnext101_triton.export.material import Material
 from seresnext101_triton.export.network import Architecture
 from seresnext101_triton.export.onnx import gate as onnx_gate
-from seresnext101_triton.export.onnx import writer
+from seresnext101_triton.export.onnx import pixels, writer
 from seresnext101_triton.export.parity import Gate
 from seresnext101_triton.export.precision import Precision
 from seresnext101_triton.export.publication import Publication, StagedModel
@@ -40,7 +40,7 @@ from seresnext101_triton.export.ranges import measure
 from seresnext101_triton.export.reporting import Reporter
 from seresnext101_triton.export.repository import CONFIG_FILENAME, MANIFEST_FILENAME, Repository
 from seresnext101_triton.export.request import Request, Variant
-from seresnext101_triton.export.served import ServedNetwork
+from seresnext101_triton.export.served import PixelNetwork, ServedNetwork
 from seresnext101_triton.export.weights import resolve
 from seresnext101_triton.export.weights.provenance import Provenance, Source
 from seresnext101_triton.server.releases import release
@@ -252,7 +252,7 @@ def _sources(format: Format, precision: Precision) -> set[str]:
         *(each.__module__ for each in ancestors if each is not Format),
         *format.sources,
         *("seresnext101_triton.export.network", "seresnext101_triton.export.served"),
-        *(["seresnext101_triton.export.onnx.writer"] if format.from_onnx else []),
+        *(["seresnext101_triton.export.onnx"] if format.from_onnx else []),
         *(["seresnext101_triton.export.quantization"] if precision.quantized else []),
     }
 
@@ -328,6 +328,8 @@ def _materials(
                 material = _with_onnx(material, scratch / f"{precision.name}.onnx")
         if precision.quantized:
             material = _quantized(job, material, gate, scratch)
+        if job.request.preprocessing.takes_pixels:
+            material = _of_pixels(job, material, scratch)
         materials[precision] = material
     return materials
 
@@ -364,6 +366,16 @@ def _quantized(job: _Job, material: Material, gate: Gate, scratch: Path) -> Mate
     return replace(material, onnx=quantized.path, quantization=quantized.facts)
 
 
+def _of_pixels(job: _Job, material: Material, scratch: Path) -> Material:
+    """The same network with the normalisation of pixels in front."""
+    preprocessing, graph = job.request.preprocessing, None
+    if material.onnx:
+        graph = scratch / f"{material.precision.name}_pixels.onnx"
+        pixels.prepend(material.onnx, graph, preprocessing)
+    network = PixelNetwork(material.network, preprocessing)
+    return replace(material, network=network, onnx=graph, takes_pixels=True)
+
+
 def _artifact(
     job: _Job, variant: Variant, materials: Mapping[Precision, Material], gate: Gate
 ) -> Artifact:
@@ -383,7 +395,7 @@ def _artifact(
 def _add_version(job: _Job, network: Network, artifact: Artifact, key: str) -> Manifest:
     """Stage a new version of a model, with its manifest, its config.pbtxt and its labels."""
     request, variant, material = job.request, artifact.variant, artifact.material
-    model, crop = request.model(variant), request.preprocessing.crop
+    model = request.model(variant)
     facts = Manifest(
         model=model,
         version=job.repository.next_version(model),
@@ -395,7 +407,7 @@ def _add_version(job: _Job, network: Network, artifact: Artifact, key: str) -> M
         weights=network.provenance,
         architecture=asdict(network.architecture),
         tensors={
-            "input": {"name": INPUT, "dims": [3, crop, crop]},
+            "input": {"name": INPUT, "dims": list(request.preprocessing.shape)},
             "output": {"name": OUTPUT, "dims": [network.architecture.classes]},
         },
         output=request.output.value,

@@ -36,10 +36,11 @@ class Request:
         quantization: The images and the options of a quantisation. It is needed for INT8 only.
         fp32_squeeze: Whether the Squeeze-and-Excitation layers stay in FP32 if the network is cast
             to another precision.
-        name: Models are called `<name>_<format>`, with the precision behind it unless it is FP32.
+        name: Models are called `<name>_<format>`, with the precision behind it unless it is FP32,
+            and `uint8` if they take pixels.
         architecture: Every number of the network but its class count, which the weights decide.
         output: What is served.
-        preprocessing: The contract for the input.
+        preprocessing: The contract for the input. With the layout `NHWC`, the model takes pixels.
         serving: How it is served.
         target: The release of tritonserver that will serve.
         labels: A file, `none`, or None for the default.
@@ -113,7 +114,7 @@ class Request:
         """What the formats are exported as, each once."""
         formats = [FORMATS[each] if isinstance(each, str) else each for each in self.formats]
         return [
-            Variant(format, self._precision_of(format))
+            Variant(format, self._precision_of(format), self.preprocessing.takes_pixels)
             for format in {format.name: format for format in formats}.values()
         ]
 
@@ -128,12 +129,19 @@ class Request:
 
 @dataclass(frozen=True)
 class Variant:
-    """One format in one precision: what becomes one model."""
+    """One format in one precision: what becomes one model.
+
+    Attributes:
+        format: The format.
+        precision: The precision.
+        takes_pixels: Whether the model normalises pixels itself.
+    """
 
     format: Format
     precision: Precision
+    takes_pixels: bool = False
 
     @property
     def name(self) -> str:
         """What stands behind the request's name in the model's."""
-        return self.format.label(self.precision)
+        return f"{self.format.label(self.precision)}{'_uint8' if self.takes_pixels else ''}"
