@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from tritonclient.grpc import model_config_pb2 as pb
 
+from seresnext101_triton.client.counters import ModelCounters, read_counters
 from seresnext101_triton.client.errors import (
     AccessDenied,
     ClientError,
@@ -180,6 +181,22 @@ class AsyncConnection:
             lambda transport: transport.config(model, version), About(model, version)
         )
 
+    async def counters(self, model: str = "", version: str = "") -> list[ModelCounters]:
+        """What the server has counted of each version of a model since it was loaded.
+
+        Args:
+            model: Name of the model; empty for all models.
+            version: A version; empty for all versions of the model.
+
+        Raises:
+            RequestRejected: The server does not have the model.
+            AccessDenied: The server shows its statistics only to clients with a key.
+        """
+        statistics = await self._servers.ask(
+            lambda transport: transport.statistics(model, version), About(model, version)
+        )
+        return [read_counters(each) for each in statistics]
+
     async def describe(self, model: str, version: str = "") -> ServedModel:
         """Read from the server how a model is used.
 
@@ -315,6 +332,10 @@ class Connection:
     def config(self, model: str, version: str = "") -> pb.ModelConfig:
         """See `AsyncConnection.config`."""
         return _finished(self._connection.config(model, version))
+
+    def counters(self, model: str = "", version: str = "") -> list[ModelCounters]:
+        """See `AsyncConnection.counters`."""
+        return _finished(self._connection.counters(model, version))
 
     def describe(self, model: str, version: str = "") -> ServedModel:
         """See `AsyncConnection.describe`."""

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from tritonclient.grpc import model_config_pb2 as pb
+from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
 from seresnext101_triton.client.address import Address
@@ -266,6 +267,10 @@ class Transport(ABC):
     @abstractmethod
     async def config(self, model: str, version: str) -> pb.ModelConfig:
         """A model's config."""
+
+    @abstractmethod
+    async def statistics(self, model: str, version: str) -> list[service_pb2.ModelStatistics]:
+        """What the server has counted of each version of a model, or of all models."""
 
     async def infer(self, inference: Inference) -> np.ndarray | None:
         """One output for one batch; None if the answer lacks this output.

@@ -10,6 +10,7 @@ from typing import Any
 
 import tritonclient.grpc
 from tritonclient.grpc import model_config_pb2 as pb
+from tritonclient.grpc import service_pb2
 
 from seresnext101_triton.client.address import Address
 from seresnext101_triton.client.errors import UsageError
@@ -144,6 +145,9 @@ class _Grpc(Transport):
 
     async def config(self, model: str, version: str) -> pb.ModelConfig:
         return (await self._call("get_model_config", model, version)).config
+
+    async def statistics(self, model: str, version: str) -> list[service_pb2.ModelStatistics]:
+        return list((await self._call("get_inference_statistics", model, version)).model_stats)
 
     async def _send_inference(self, inference: Inference, tensor: Any, output: Any) -> Any:
         model, version = inference.model, inference.version

@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from google.protobuf import json_format
 from tritonclient.grpc import model_config_pb2 as pb
+from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
 from seresnext101_triton.client.address import Address
@@ -172,6 +173,18 @@ class _Http(Transport):
             return json_format.ParseDict(config, pb.ModelConfig(), ignore_unknown_fields=True)
         except (json_format.ParseError, AttributeError, RecursionError, TypeError, ValueError):
             raise self._not_triton(f"what it gives as the config of {model!r} is none") from None
+
+    async def statistics(self, model: str, version: str) -> list[service_pb2.ModelStatistics]:
+        path = f"{_model_path(model, version)}/stats" if model else "v2/models/stats"
+        facts, response = await self._json("GET", path), service_pb2.ModelStatisticsResponse()
+        try:
+            return list(
+                json_format.ParseDict(facts, response, ignore_unknown_fields=True).model_stats
+            )
+        except (json_format.ParseError, AttributeError, RecursionError, TypeError, ValueError):
+            raise self._not_triton(
+                f"what it gives as the statistics of {model!r} is none"
+            ) from None
 
     async def _send_inference(self, inference: Inference, tensor: Any, output: Any) -> Any:
         client = self.triton.InferenceServerClient

@@ -115,6 +115,32 @@ def test_what_a_server_offers(server, protocol):
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_what_a_server_counts(server, protocol):
+    """Three answers of one model. A request that does not fit the model is not counted."""
+    with Classifier(
+        address(server, protocol), "tiny_torchscript", transport_options=TransportOptions(protocol)
+    ) as classifier:
+        batch = np.stack([classifier.prepare(path) for path in sample_photographs()[:2]])
+        with Connection(address(server, protocol), TransportOptions(protocol)) as connection:
+            (before,) = connection.counters("tiny_torchscript", "1")
+            for _ in range(3):
+                classifier.infer(batch)
+            with pytest.raises(RequestRejected):
+                classifier.infer(batch[:, :, :60])
+            (after,) = connection.counters("tiny_torchscript")
+            everything = connection.counters()
+            with pytest.raises(RequestRejected, match="model 'cats' is not available"):
+                connection.counters("cats")
+    assert (after.model, after.version) == ("tiny_torchscript", "1")
+    assert after.answered - before.answered == 3
+    assert after.failed == before.failed
+    assert after.images - before.images == 6
+    assert after.executions > before.executions and after.cached == before.cached
+    assert after.queue_s > before.queue_s and after.compute_s > before.compute_s
+    assert after in everything and {each.model for each in everything} >= {"tiny_onnx"}
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_many_threads_may_share_one_classifier(server, protocol):
     with Classifier(
         address(server, protocol), "tiny_onnx", transport_options=TransportOptions(protocol)

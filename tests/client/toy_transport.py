@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from tritonclient.grpc import model_config_pb2 as pb
+from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
 from seresnext101_triton.client.address import Address
@@ -60,6 +61,9 @@ class Toy(Transport):
         ).items():
             config.parameters[name].string_value = value
         return config
+
+    async def statistics(self, model: str, version: str) -> list[service_pb2.ModelStatistics]:
+        return []
 
     async def infer(self, inference: Inference) -> np.ndarray:
         return np.array([[b"0.75:1:dog", b"0.25:0:cat"]] * len(inference.batch), np.object_)
