@@ -246,11 +246,10 @@ class AsyncConnection:
             Bytes [N, count], `value:index:label`, highest value first.
         """
         fits = batch.dtype == model.dtype and batch.dtype in TRITON_TYPES
-        if not fits or batch.ndim != 4 or not len(batch):
-            axes = ", ".join(map(str, model.preprocessing.shape))
+        if not fits or batch.ndim != len(model.axes) + 1 or not len(batch):
             raise UsageError(
-                f"model {model.name!r} takes {model.dtype} [N, {axes}] with N at least 1, not "
-                f"{batch.dtype} {list(batch.shape)}"
+                f"model {model.name!r} takes {model.dtype} [N, {', '.join(model.axes)}] with N at "
+                f"least 1, not {batch.dtype} {list(batch.shape)}"
             )
         # Triton knows no batch axis of a model without a batcher, and ranks the scores of all
         # images in one row.

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from seresnext101_triton.export.network import Architecture
     from seresnext101_triton.export.quantization import Quantization
     from seresnext101_triton.export.request import Request
+    from seresnext101_triton.export.serving import ImageInput
 
 _EPILOG = """\
 weights:
@@ -132,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument_group("preprocessing, written into config.pbtxt for clients to follow")
     )
     _add_serving(parser.add_argument_group("serving"))
+    _add_image_input(parser.add_argument_group("models that take image files"))
     for format in FORMATS.values():
         format.add_arguments(parser)
     parser.add_argument(
@@ -362,6 +364,24 @@ def _add_serving(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _add_image_input(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--image-input",
+        nargs="?",
+        const="bytes",
+        choices=("bytes", "uint8"),
+        help="beside each model NAME, publish NAME_image, which takes JPEG and other image files: "
+        "as BYTES, one in each row (default if the option is given), or the bytes of one as UINT8",
+    )
+    add(
+        "--image-instances",
+        type=int,
+        metavar="N",
+        help="processes that decode images (default: 2)",
+    )
+
+
 def _request(options: argparse.Namespace) -> Request:
     """The options as one validated value.
 
@@ -394,12 +414,24 @@ def _request(options: argparse.Namespace) -> Request:
             queue_timeout_ms=options.queue_timeout_ms,
             queue_delay_us=options.queue_delay_us,
         ),
+        image_input=_image_input(options),
         target=options.target,
         labels=options.labels,
         ema=options.ema,
         force=options.force,
         allow_error=options.allow_error,
     )
+
+
+def _image_input(options: argparse.Namespace) -> ImageInput | None:
+    from seresnext101_triton.export.errors import OptionError
+    from seresnext101_triton.export.serving import ImageInput
+
+    if options.image_input is None:
+        if options.image_instances is not None:
+            raise OptionError("`image_instances` goes with `image_input`: name both")
+        return None
+    return ImageInput(options.image_input, options.image_instances or 0)
 
 
 def _architecture(options: argparse.Namespace) -> Architecture:

@@ -23,7 +23,8 @@ from seresnext101_triton.export.serving import Serving
 LABELS_FILENAME = "labels.txt"
 _HEADER = "# Written by `python -m export`, and written anew by the next export of this model.\n"
 _KINDS = {"cpu": pb.ModelInstanceGroup.KIND_CPU, "gpu": pb.ModelInstanceGroup.KIND_GPU}
-_TYPES = {"float32": pb.TYPE_FP32, "uint8": pb.TYPE_UINT8}
+# Triton's types of the inputs that a contract can name.
+TYPES = {"float32": pb.TYPE_FP32, "uint8": pb.TYPE_UINT8}
 _LAYOUTS = {NORMALISED: pb.ModelInput.FORMAT_NCHW, PIXELS: pb.ModelInput.FORMAT_NHWC}
 _INSTANCES = {"cpu": 1, "gpu": 2}
 _UNBATCHED_INSTANCES = 2
@@ -40,7 +41,7 @@ def model_config(manifest: Manifest, serving: Serving, *, labelled: bool) -> pb.
     format = FORMATS[manifest.format]
     device = format.device(serving)
     image = manifest.preprocessing
-    dims, kind = list(image.shape), _TYPES[image.dtype.name]
+    dims, kind = list(image.shape), TYPES[image.dtype.name]
     # Triton knows of the batch axis itself where it makes the batches.
     axis = [] if format.batched else [-1]
     layout = _LAYOUTS[image.layout] if format.batched else pb.ModelInput.FORMAT_NONE
@@ -106,15 +107,19 @@ def _warm_up(
         warmup = config.model_warmup.add(name=f"batch {batch}", batch_size=batch if batched else 1)
         shape = image.shape if batched else (batch, *image.shape)
         warmup.inputs[INPUT].CopyFrom(
-            pb.ModelWarmup.Input(data_type=_TYPES[image.dtype.name], dims=shape, random_data=True)
+            pb.ModelWarmup.Input(data_type=TYPES[image.dtype.name], dims=shape, random_data=True)
         )
 
 
 def _parameters(manifest: Manifest, threads: int) -> dict[str, str]:
     """What the backend and the client are told."""
     format, precision = FORMATS[manifest.format], precision_named(manifest.precision)
+    return {**format.parameters(precision, threads), **contract_parameters(manifest)}
+
+
+def contract_parameters(manifest: Manifest) -> dict[str, str]:
+    """What the client is told."""
     parameters = {
-        **format.parameters(precision, threads),
         OUTPUT_KIND_PARAMETER: manifest.output,
         **manifest.preprocessing.to_parameters(),
     }

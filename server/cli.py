@@ -126,6 +126,13 @@ def _parser() -> argparse.ArgumentParser:
         help=f"the release of that image (default: {TRITON_RELEASE})",
     )
     parser.add_argument(
+        "--image",
+        default="",
+        metavar="NAME",
+        help="with --ngc: run this image, which was built from server/Dockerfile, and serve the "
+        "models that take image files too",
+    )
+    parser.add_argument(
         "command",
         nargs="*",
         metavar="COMMAND",
@@ -187,7 +194,7 @@ def _serve_in_docker(options: argparse.Namespace) -> int:
 
     ports = Ports(options.grpc_port, options.http_port, options.metrics_port)
     command = docker_command(
-        options.repository, ports, options.address, options.release, options.only
+        options.repository, ports, options.address, options.release, options.only, options.image
     )
     _say(shlex.join(command))
     if not shutil.which("docker"):

@@ -12,6 +12,7 @@ import shutil
 import sys
 import sysconfig
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -43,12 +44,14 @@ class Installation:
         arguments: Arguments that the program always needs.
         environment: Environment variables that the program needs besides those of this process.
         embedded: Whether it is the server in the wheel, which runs the backends of this project.
+        passes_bytes: Whether its Python backend can take BYTES tensors.
     """
 
     executable: Path
     arguments: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
     embedded: bool = False
+    passes_bytes: bool = True
 
 
 def find(workspace: Path) -> Installation:
@@ -99,6 +102,7 @@ def _embedded(workspace: Path) -> Installation:
             "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",
         },
         embedded=True,
+        passes_bytes=version("numpy").startswith("1."),
     )
 
 
@@ -147,8 +151,6 @@ def _check_numpy() -> None:
     Raises:
         InstallationError: numpy is of version 2.0.
     """
-    from importlib.metadata import version
-
     installed = version("numpy")
     if installed.split(".")[:2] == ["2", "0"]:
         raise InstallationError(

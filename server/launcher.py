@@ -23,7 +23,13 @@ from seresnext101_triton.client.served import ModelState
 from seresnext101_triton.client.transport import TransportOptions
 from seresnext101_triton.server import installation
 from seresnext101_triton.server.backends import REPOSITORY_VARIABLE
-from seresnext101_triton.server.errors import LoadError, NothingToServe, PortInUse, ServerError
+from seresnext101_triton.server.errors import (
+    InstallationError,
+    LoadError,
+    PortInUse,
+    ServerError,
+)
+from seresnext101_triton.server.models import needs_of, served_models, without
 
 LOCALHOST = "127.0.0.1"
 LOAD_TIMEOUT_S = 600.0
@@ -87,40 +93,6 @@ def _why_not(error: OSError | OverflowError, address: str, name: str, port: int)
     if getattr(error, "errno", None) == errno.EADDRINUSE:
         text += ": another server may be running"
     return f"{text}. Choose another with `{name}_port`, or a free one with `{name}_port=0`"
-
-
-def served_models(repository: Path, names: Sequence[str] = ()) -> list[Path]:
-    """The model folders of a repository that have at least one version.
-
-    Args:
-        repository: The model repository.
-        names: The models to serve. If it is empty, all models are served.
-
-    Raises:
-        NothingToServe: The repository is not a folder, holds no exported model, or lacks a model
-            that was named.
-    """
-    if not repository.is_dir():
-        raise NothingToServe(
-            f"{repository} is not a folder: name a model repository with `repository`"
-        )
-    models = [
-        folder
-        for folder in sorted(repository.iterdir())
-        if folder.is_dir()
-        and not folder.name.startswith(".")
-        and any(path.name.isdigit() for path in folder.iterdir())
-    ]
-    if not models:
-        raise NothingToServe(
-            f"{repository} holds no exported model. Export one: python -m export --weights ngc "
-            f"--repository {repository}"
-        )
-    if unknown := set(names) - {folder.name for folder in models}:
-        known = ", ".join(folder.name for folder in models)
-        missing = ", ".join(sorted(unknown))
-        raise NothingToServe(f"{repository} holds no exported model {missing}: choose from {known}")
-    return [folder for folder in models if not names or folder.name in names]
 
 
 class Server:
@@ -198,15 +170,17 @@ class Server:
         Raises:
             ServerError: There is no model, no tritonserver, or a port is in use.
         """
-        models = served_models(self.repository, self._only)
+        folders = served_models(self.repository, self._only)
         self.ports = self.ports.resolve(self.address)
         self._workspace = tempfile.TemporaryDirectory(prefix="tritonserver-")
         workspace = Path(self._workspace.name)
         self._view = workspace / "models"
         self._view.mkdir()
-        for folder in models:
-            (self._view / folder.name).symlink_to(folder.resolve())
         triton = installation.find(workspace)
+        if not triton.passes_bytes:
+            folders = self._without_bytes(folders)
+        for folder in folders:
+            (self._view / folder.name).symlink_to(folder.resolve())
         self._process = subprocess.Popen(
             [
                 str(triton.executable),
@@ -296,6 +270,25 @@ class Server:
     def log_tail(self, lines: int = 20) -> str:
         """The last lines of the server's log."""
         return "\n".join(list(self._log)[-lines:])
+
+    def _without_bytes(self, folders: list[Path]) -> list[Path]:
+        """Leave out what takes image files as BYTES, and say so.
+
+        Raises:
+            InstallationError: A model that was named is among it.
+        """
+        kept = without(folders, [folder for folder in folders if needs_of(folder).bytes])
+        left_out = [folder.name for folder in folders if folder not in kept]
+        if not left_out:
+            return kept
+        why = (
+            "with numpy 2, the embedded tritonserver cannot take image files as BYTES: export the "
+            "model again with `image_input=uint8`, or install numpy 1.26"
+        )
+        if set(left_out) & set(self._only) or not kept:
+            raise InstallationError(f"{', '.join(left_out)} cannot be served: {why}")
+        print(f"left out: {', '.join(left_out)}: {why}", file=sys.stderr, flush=True)
+        return kept
 
     def _reason(self, model: ModelState) -> str:
         """Why a model cannot be loaded. If its config cannot be parsed, only the log has this."""

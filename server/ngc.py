@@ -7,18 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from seresnext101_triton.server import ENGINE_CACHE, TRITON_RELEASE
-from seresnext101_triton.server.launcher import LOCALHOST, Ports, served_models
+from seresnext101_triton.server.errors import InstallationError
+from seresnext101_triton.server.launcher import LOCALHOST, Ports
+from seresnext101_triton.server.models import needs_of, served_models, without
 from seresnext101_triton.server.releases import release
 
 _VOLUME = "seresnext101-engines"
 
 
-def docker_command(
+def docker_command(  # noqa: PLR0913  (one argument for each option)
     repository: Path,
     ports: Ports,
     address: str = LOCALHOST,
     target: str = TRITON_RELEASE,
     only: Sequence[str] = (),
+    image: str = "",
 ) -> list[str]:
     """The `docker run` line that serves the exported models of a repository.
 
@@ -30,12 +33,17 @@ def docker_command(
         address: The address of this machine on which the ports are opened.
         target: The release of the image.
         only: Names of the models to serve; all models if it is empty.
+        image: An image that was built from `server/Dockerfile`, which can also decode image files.
+            If it is empty, it is NVIDIA's own, and models that take image files are left out.
 
     Raises:
         NothingToServe: Nothing has been exported.
+        InstallationError: A model that was named takes image files, and `image` is empty.
         ReleaseError: The release is not known.
     """
     folders = served_models(repository, only)
+    if not image:
+        folders = _without_images(folders, only)
     mounts = [f"--volume={folder.resolve()}:/models/{folder.name}:ro" for folder in folders]
     gpus = ["--gpus=all"] if shutil.which("nvidia-smi") else []
     published = zip((ports.grpc, ports.http, ports.metrics), (8001, 8000, 8002), strict=True)
@@ -44,7 +52,18 @@ def docker_command(
         *(f"--publish={address}:{outside}:{inside}" for outside, inside in published),
         *mounts,
         *([f"--volume={_VOLUME}:{ENGINE_CACHE}"] if gpus else []),
-        release(target).image,
+        image or release(target).image,
         "tritonserver", "--model-repository=/models", "--model-control-mode=none",
         "--strict-readiness=true",
     ]  # fmt: skip
+
+
+def _without_images(folders: list[Path], only: Sequence[str]) -> list[Path]:
+    kept = without(folders, [folder for folder in folders if needs_of(folder).images])
+    if named := [folder.name for folder in folders if folder not in kept and folder.name in only]:
+        raise InstallationError(
+            f"{', '.join(named)} cannot be served by NVIDIA's own image, which lacks the code that "
+            "decodes image files: build one with `docker build --file server/Dockerfile --tag "
+            "seresnext101 .` and name it with `image=seresnext101`"
+        )
+    return kept

@@ -54,11 +54,11 @@ def run(arguments: argparse.Namespace) -> int:
     from seresnext101_triton.perf.serving import serving
     from seresnext101_triton.perf.sweep import LoadGrid, Sweep
     from seresnext101_triton.perf.tables import point_table
-    from seresnext101_triton.server.launcher import served_models
+    from seresnext101_triton.server.models import artifact_models
 
     models = arguments.model or []
     if not (models or arguments.url):
-        models = [folder.name for folder in served_models(arguments.repository)]
+        models = artifact_models(arguments.repository)
     path = arguments.results
     with serving(arguments.repository, models, arguments.url, arguments.http_url) as server:
         grid = LoadGrid(

@@ -21,7 +21,8 @@ from seresnext101_triton.server.errors import (
     NothingToServe,
     PortInUse,
 )
-from seresnext101_triton.server.launcher import Ports, Server, served_models
+from seresnext101_triton.server.launcher import Ports, Server
+from seresnext101_triton.server.models import served_models
 from tests.conftest import FREE_PORTS, children, onnx_convolution, write_model
 
 FREE = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
