@@ -16,8 +16,10 @@ from seresnext101_triton.perf.errors import PerfError
 from seresnext101_triton.perf.published import PublishedModel
 from seresnext101_triton.perf.turns import take_turns
 from seresnext101_triton.server import runtimes
-from seresnext101_triton.server.launcher import Ports, Server
-from seresnext101_triton.server.models import artifact_models
+from seresnext101_triton.server.ensembles import artifact_models
+from seresnext101_triton.server.launcher import Server
+from seresnext101_triton.server.models import served_models
+from seresnext101_triton.server.ports import Ports
 
 # A turn is a burst of requests, one after the other, as a busy client sends them. The first request
 # of a burst is not counted: threads of the other side may still be active, and its own threads
@@ -69,7 +71,7 @@ def measure_overhead(repository: Path, rounds: int) -> list[Overhead]:
         ClientError: A model does not answer.
     """
     with Server(repository, ports=Ports(0, 0, 0)) as server:
-        names = artifact_models(repository)
+        names = artifact_models(served_models(repository))
         models = [(name, _published(repository, name)) for name in names]
         return [_measure(server.url, name, model, rounds) for name, model in models if model]
 

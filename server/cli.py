@@ -22,6 +22,9 @@ from seresnext101_triton.server.errors import InstallationError, ServerError
 if TYPE_CHECKING:
     from seresnext101_triton.server.launcher import Server
 
+# Those of seresnext101_triton.server.access, which is not imported here, so that `--help` is fast.
+_PROTOCOLS = ("model-repository", "shared-memory", "logging", "trace")
+
 _EPILOG = """\
 examples:
   python -m server                                      serve ./model_repository until Ctrl-C
@@ -109,7 +112,14 @@ def _parser() -> argparse.ArgumentParser:
         "24.10 and lacks later security fixes: use --ngc to serve other machines",
     )
     parser.add_argument(
-        "--control", action="store_true", help="let clients load, reload and unload models"
+        "--allow",
+        action="append",
+        default=[],
+        choices=_PROTOCOLS,
+        metavar="PROTOCOL",
+        help="open a protocol to callers without the key of this launch: "
+        f"{', '.join(_PROTOCOLS)}; may be given several times. The key is in a file that only you "
+        "can read, where your own `python -m client` finds it",
     )
     parser.add_argument(
         "--verbose", action="store_true", help="print the server's whole log, not only its errors"
@@ -142,7 +152,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from seresnext101_triton.server.launcher import Ports, Server
+    from seresnext101_triton.server.launcher import Server
+    from seresnext101_triton.server.ports import Ports
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     ports = Ports(options.grpc_port, options.http_port, options.metrics_port)
@@ -152,7 +163,7 @@ def _serve(options: argparse.Namespace) -> int:
         address=options.address,
         verbose=options.verbose,
         only=options.only,
-        control=options.control,
+        allow=options.allow,
     )
     try:
         _say(f"loading {options.repository} ...")
@@ -170,18 +181,24 @@ def _serve(options: argparse.Namespace) -> int:
 def _announce(server: Server) -> None:
     for model in server.models:
         _say(f"  {model.name} version {model.version}: ready")
-    host = server.url.rpartition(":")[0]
+    host = server.launch.http_host
     _say(
-        f"gRPC {server.url} · HTTP {host}:{server.ports.http} · metrics http://{host}:{server.ports.metrics}/metrics"
+        f"gRPC {server.url} · HTTP {host}:{server.ports.http} · "
+        f"metrics http://{host}:{server.ports.metrics}/metrics"
     )
 
 
 def _run(command: Sequence[str], server: Server) -> int:
     from seresnext101_triton.client.classifier import URL_VARIABLE
+    from seresnext101_triton.client.launches import LAUNCH_VARIABLE
 
     # The command `seresnext101` is found without an activated environment too.
     path = f"{os.environ.get('PATH', os.defpath)}:{Path(sys.executable).parent}"
-    environment = os.environ | {URL_VARIABLE: server.url, "PATH": path}
+    environment = os.environ | {
+        URL_VARIABLE: server.url,
+        LAUNCH_VARIABLE: str(server.launch.file),
+        "PATH": path,
+    }
     try:
         return subprocess.run(command, env=environment).returncode
     except OSError as error:
@@ -189,8 +206,8 @@ def _run(command: Sequence[str], server: Server) -> int:
 
 
 def _serve_in_docker(options: argparse.Namespace) -> int:
-    from seresnext101_triton.server.launcher import Ports
     from seresnext101_triton.server.ngc import docker_command
+    from seresnext101_triton.server.ports import Ports
 
     ports = Ports(options.grpc_port, options.http_port, options.metrics_port)
     command = docker_command(

@@ -29,6 +29,15 @@ class PortInUse(ServerError):
     """The server cannot listen on a requested port, for example because another process does."""
 
 
+class WorkspaceError(ServerError):
+    """The temporary folder or the shared memory of this machine cannot hold a server's files.
+
+    The exit code is EX_CANTCREAT of sysexits.h.
+    """
+
+    exit_code = 73
+
+
 class LoadError(ServerError):
     """The server started, but could not load a model."""
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from seresnext101_triton.server import ENGINE_CACHE, TRITON_RELEASE
-from seresnext101_triton.server.errors import InstallationError
-from seresnext101_triton.server.launcher import LOCALHOST, Ports
-from seresnext101_triton.server.models import needs_of, served_models, without
+from seresnext101_triton.server.ensembles import without_images
+from seresnext101_triton.server.models import served_models
+from seresnext101_triton.server.ports import LOCALHOST, Ports
 from seresnext101_triton.server.releases import release
 
 _VOLUME = "seresnext101-engines"
@@ -43,7 +43,7 @@ def docker_command(  # noqa: PLR0913  (one argument for each option)
     """
     folders = served_models(repository, only)
     if not image:
-        folders = _without_images(folders, only)
+        folders = without_images(folders, only)
     mounts = [f"--volume={folder.resolve()}:/models/{folder.name}:ro" for folder in folders]
     gpus = ["--gpus=all"] if shutil.which("nvidia-smi") else []
     published = zip((ports.grpc, ports.http, ports.metrics), (8001, 8000, 8002), strict=True)
@@ -56,14 +56,3 @@ def docker_command(  # noqa: PLR0913  (one argument for each option)
         "tritonserver", "--model-repository=/models", "--model-control-mode=none",
         "--strict-readiness=true",
     ]  # fmt: skip
-
-
-def _without_images(folders: list[Path], only: Sequence[str]) -> list[Path]:
-    kept = without(folders, [folder for folder in folders if needs_of(folder).images])
-    if named := [folder.name for folder in folders if folder not in kept and folder.name in only]:
-        raise InstallationError(
-            f"{', '.join(named)} cannot be served by NVIDIA's own image, which lacks the code that "
-            "decodes image files: build one with `docker build --file server/Dockerfile --tag "
-            "seresnext101 .` and name it with `image=seresnext101`"
-        )
-    return kept

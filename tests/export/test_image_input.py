@@ -20,10 +20,11 @@ from seresnext101_triton.export.manifest import Manifest, load
 from seresnext101_triton.export.repository import Repository
 from seresnext101_triton.export.serving import ImageInput, Serving
 from seresnext101_triton.server import cli as server_cli
-from seresnext101_triton.server import launcher, ngc
+from seresnext101_triton.server import ngc
+from seresnext101_triton.server.ensembles import artifact_models, needs_of, without_bytes
 from seresnext101_triton.server.errors import InstallationError
-from seresnext101_triton.server.launcher import Ports, Server
-from seresnext101_triton.server.models import artifact_models, served_models
+from seresnext101_triton.server.models import served_models
+from seresnext101_triton.server.ports import LOCALHOST, Ports
 
 
 @pytest.fixture
@@ -80,7 +81,13 @@ def test_equal_contracts_share_the_model_that_decodes(facts, tmp_path):
     assert different == [[True, True]] * 3
     decoders = {path.name for path in tmp_path.glob("image_preprocess_*")}
     assert len(decoders) == 4
-    assert set(artifact_models(tmp_path)) == {"tiny_onnx", "other", "smaller", "larger", "raw"}
+    assert set(artifact_models(served_models(tmp_path))) == {
+        "tiny_onnx",
+        "other",
+        "smaller",
+        "larger",
+        "raw",
+    }
     chosen = {folder.name for folder in served_models(tmp_path, ["other_image"])}
     assert {"other_image", "other"} < chosen and len(chosen) == 3
     assert [folder.name for folder in served_models(tmp_path, ["other"])] == ["other"]
@@ -119,17 +126,23 @@ def test_wrong_options_are_refused(capsys, tmp_path):
     assert "--image-instances goes with --image-input" in capsys.readouterr().err
 
 
-def test_a_server_that_cannot_take_bytes_leaves_them_out(facts, tmp_path, capsys):
+def needed_by(folder: Path) -> tuple[str, ...]:
+    return (folder.name, *needs_of(folder).models)
+
+
+def test_a_server_that_cannot_take_bytes_leaves_them_out(facts, tmp_path):
     publish(tmp_path, facts)
     publish(tmp_path, replace(facts, model="raw"), ImageInput("uint8"))
     folders = served_models(tmp_path)
-    kept = {folder.name for folder in Server(tmp_path)._without_bytes(folders)}
+    notes: list[str] = []
+    kept = {folder.name for folder in without_bytes(folders, [], notes.append)}
     assert {"tiny_onnx", "raw", "raw_image"} < kept and len(kept) == 4
-    assert "left out: image_preprocess_" in capsys.readouterr().err
+    assert notes[0].startswith("left out: image_preprocess_")
     with pytest.raises(InstallationError, match="tiny_onnx_image cannot be served: with numpy 2"):
-        Server(tmp_path, only=["tiny_onnx_image"])._without_bytes(
-            served_models(tmp_path, ["tiny_onnx_image"])
-        )
+        without_bytes(folders, ["tiny_onnx_image"], notes.append)
+    only_files = [folder for folder in folders if "tiny_onnx_image" in needed_by(folder)]
+    with pytest.raises(InstallationError):
+        without_bytes(only_files, [], notes.append)
 
 
 def test_nvidias_image_serves_them_only_with_what_decodes(facts, tmp_path, monkeypatch, capsys):
@@ -143,7 +156,7 @@ def test_nvidias_image_serves_them_only_with_what_decodes(facts, tmp_path, monke
     arguments = ["--repository", str(tmp_path), "--ngc", "--model", "tiny_onnx_image"]
     assert server_cli.main(arguments) == 69
     assert "server/Dockerfile" in capsys.readouterr().err
-    assert launcher.LOCALHOST in line
+    assert LOCALHOST in line
 
 
 def test_what_decodes_needs_numpy_and_pillow_only():
