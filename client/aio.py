@@ -84,7 +84,9 @@ class AsyncClassifier(ImageClassifier):
         try:
             model, version = self._wanted
             described = await self._connection.describe(model or await self._only_model(), version)
-            self.model = await asyncio.to_thread(self._choose, described)
+            self.model = described
+            if self._server_side != "no":
+                self.model = await asyncio.to_thread(self._choose, described)
             check_options(self.model, self._image_options)
         except BaseException:
             await self._connection.close()
@@ -183,8 +185,6 @@ class AsyncClassifier(ImageClassifier):
 
     def _choose(self, model: ServedModel) -> ServedModel:
         """See `choose`, which asks the server by a blocking connection of its own."""
-        if self._server_side == "no":
-            return model
         with Connection(self._url, self._transport_options) as connection:
             return choose(connection, model, self._server_side, self._image_options)
 

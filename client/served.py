@@ -122,6 +122,7 @@ def read_served_model(name: str, versions: Sequence[str], config: pb.ModelConfig
         )
     if not versions:
         raise ContractError("the server names no version of it")
+    output_kind = OutputKind.from_parameters(parameters)
     preprocessing = Preprocessing.from_parameters(parameters)
     dtype = np.dtype(np.object_) if image_input == "bytes" else _INPUT_TYPES[tensor.data_type]
     if not image_input and preprocessing.takes_pixels != (dtype == np.uint8):
@@ -139,7 +140,7 @@ def read_served_model(name: str, versions: Sequence[str], config: pb.ModelConfig
         classes=int(output.dims[-1]),
         max_batch=config.max_batch_size,
         instances=sum(group.count for group in config.instance_group) or 1,
-        output_kind=OutputKind.from_parameters(parameters),
+        output_kind=output_kind,
         preprocessing=preprocessing,
         untrained=parameters.get(WEIGHTS_PARAMETER) == SEEDED,
         platform=config.platform or config.backend,

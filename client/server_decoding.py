@@ -51,10 +51,11 @@ def check_options(model: ServedModel, options: ImageOptions) -> None:
         UsageError: An option of decoding is not the server's.
     """
     usual = ImageOptions()
-    for name in ("orient", "draft", "max_pixels"):
+    parameters = {"orient": "`orient`", "draft": "`draft`", "max_pixels": "`max_pixels`"}
+    for name, shown in parameters.items():
         if model.image_input and getattr(options, name) != getattr(usual, name):
             raise UsageError(
-                f"`{name}` cannot be chosen for {model.name}, whose server decodes the images: "
+                f"{shown} cannot be chosen for {model.name}, whose server decodes the images: "
                 f"leave it out, or use {model.name.removesuffix(IMAGE_SUFFIX)} with "
                 "`server_side=no`"
             )
@@ -87,8 +88,8 @@ def choose(
             return model
         if isinstance(error, ModelUnavailable):
             raise ModelUnavailable(
-                f"{error}. Models that take image files are published by `python -m export "
-                "--image-input`"
+                f"{error}. Models that take image files are published by `python -m export` with "
+                "`image_input`"
             ) from None
         raise
     if server_side == "yes":

@@ -357,6 +357,12 @@ def _add_serving(group: argparse._ArgumentGroup) -> None:
         help="how long to wait for a fuller batch (default: 0)",
     )
     add(
+        "--response-cache",
+        action="store_true",
+        help="let a server with a response cache answer equal requests from it; see "
+        "python -m server --response-cache",
+    )
+    add(
         "--target",
         default=TRITON_RELEASE,
         metavar="YY.MM",
@@ -413,6 +419,7 @@ def _request(options: argparse.Namespace) -> Request:
             queue_size=options.queue_size,
             queue_timeout_ms=options.queue_timeout_ms,
             queue_delay_us=options.queue_delay_us,
+            response_cache=options.response_cache,
         ),
         image_input=_image_input(options),
         target=options.target,

@@ -67,6 +67,8 @@ def model_config(manifest: Manifest, serving: Serving, *, labelled: bool) -> pb.
     setattr(config, format.platform_field, format.platform)
     if format.batched:
         _batch(config, serving)
+    if serving.response_cache:
+        config.response_cache.enable = True
     _warm_up(config, serving.max_batch, image, every_batch=device == "gpu")
     for key, value in _parameters(manifest, serving.threads).items():
         config.parameters[key].string_value = value

@@ -135,6 +135,8 @@ def folders(
             ]
         ),
     )
+    if model.HasField("response_cache"):
+        ensemble.response_cache.CopyFrom(model.response_cache)
     contract = {**config.contract_parameters(facts), IMAGE_PARAMETER: image_input.type, **limits}
     for key, value in contract.items():
         ensemble.parameters[key].string_value = value

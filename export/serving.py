@@ -41,6 +41,8 @@ class Serving:
             time.
         queue_delay_us: How long the batcher may hold a request back to fill a batch, in
             microseconds.
+        response_cache: Answer a request that equals an earlier one from Triton's response cache, if
+            the server has one.
 
     A bound of the queue is paid for: with any queue policy Triton's batcher is not woken by a
     request that arrives while every instance is busy and the queue empty, and looks again after
@@ -59,6 +61,7 @@ class Serving:
     queue_size: int = 0
     queue_timeout_ms: int = 0
     queue_delay_us: int = 0
+    response_cache: bool = False
 
     def __post_init__(self) -> None:
         if self.max_batch < 1:

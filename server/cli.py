@@ -125,6 +125,14 @@ def _parser() -> argparse.ArgumentParser:
         "--verbose", action="store_true", help="print the server's whole log, not only its errors"
     )
     parser.add_argument(
+        "--response-cache",
+        type=int,
+        default=0,
+        metavar="MIB",
+        help="answer requests that equal an earlier one from a cache of this size, for models that "
+        "were exported with --response-cache (default: 0, no cache)",
+    )
+    parser.add_argument(
         "--ngc",
         action="store_true",
         help="print and run the `docker run` line of NVIDIA's image instead",
@@ -164,6 +172,7 @@ def _serve(options: argparse.Namespace) -> int:
         verbose=options.verbose,
         only=options.only,
         allow=options.allow,
+        response_cache_mib=options.response_cache,
     )
     try:
         _say(f"loading {options.repository} ...")
@@ -211,7 +220,13 @@ def _serve_in_docker(options: argparse.Namespace) -> int:
 
     ports = Ports(options.grpc_port, options.http_port, options.metrics_port)
     command = docker_command(
-        options.repository, ports, options.address, options.release, options.only, options.image
+        options.repository,
+        ports,
+        options.address,
+        options.release,
+        options.only,
+        options.image,
+        options.response_cache,
     )
     _say(shlex.join(command))
     if not shutil.which("docker"):

@@ -12,7 +12,6 @@ import shutil
 import sys
 import sysconfig
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -102,7 +101,7 @@ def _embedded(workspace: Path) -> Installation:
             "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",
         },
         embedded=True,
-        passes_bytes=version("numpy").startswith("1."),
+        passes_bytes=_numpy_version().startswith("1."),
     )
 
 
@@ -142,6 +141,12 @@ def libpython_folder() -> Path:
     )
 
 
+def _numpy_version() -> str:
+    from importlib.metadata import version
+
+    return version("numpy")
+
+
 def _check_numpy() -> None:
     """Refuse numpy 2.0, whose tensors the stub of the embedded server cannot take.
 
@@ -151,7 +156,7 @@ def _check_numpy() -> None:
     Raises:
         InstallationError: numpy is of version 2.0.
     """
-    installed = version("numpy")
+    installed = _numpy_version()
     if installed.split(".")[:2] == ["2", "0"]:
         raise InstallationError(
             f"the embedded tritonserver works with numpy 1.26, or 2.1 and later, and not with "

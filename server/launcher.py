@@ -64,6 +64,8 @@ class Server:
         tls: The certificate and the key of the gRPC endpoint, and the authorities of the clients
             for mutual TLS. HTTP and metrics, for which Triton has no TLS, are then opened to this
             machine only.
+        response_cache_mib: Size of the response cache, in MiB; 0 means that there is none. Models
+            use it if they were exported with `response_cache`.
         note: A function that is called with each line that a user should see.
 
     Attributes:
@@ -83,6 +85,7 @@ class Server:
         only: Sequence[str] = (),
         allow: Sequence[str] = (),
         tls: Tls | None = None,
+        response_cache_mib: int = 0,
         note: Callable[[str], None] = say,
     ) -> None:
         self.repository = repository
@@ -92,6 +95,7 @@ class Server:
         self.process: TritonProcess | None = None
         self._only, self._tls, self._verbose, self._note = only, tls, verbose, note
         self._restricted = restricted_without(allow)
+        self._cache = cache_arguments(response_cache_mib)
         self._tries = _TRIES
         self._key = secrets.token_hex(16)
         self._registration: Registration | None = None
@@ -322,6 +326,7 @@ class Server:
             "--load-model=*",
             *key_arguments(self.launch.restricted, self.launch.key),
             *tls_arguments(self._tls),
+            *self._cache,
             "--exit-on-error=false",  # the repository index then has the reason
             "--strict-readiness=true",
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
@@ -333,6 +338,20 @@ class Server:
             f"--metrics-port={self.ports.metrics}",
             f"--backend-config=python,shm-region-prefix-name={self.launch.shared_memory}",
         ]
+
+
+def cache_arguments(mib: int) -> list[str]:
+    """Triton's options for a response cache in its own memory.
+
+    Raises:
+        ServerError: The size is negative, or more than the memory of this machine.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+    if not 0 <= mib < memory:
+        raise ServerError(
+            f"`response_cache` must be 0 to {memory - 1} MiB, the memory of this machine, not {mib}"
+        )
+    return [f"--cache-config=local,size={mib << 20}"] if mib else []
 
 
 def _ending(code: int) -> str:

@@ -22,6 +22,7 @@ def docker_command(  # noqa: PLR0913  (one argument for each option)
     target: str = TRITON_RELEASE,
     only: Sequence[str] = (),
     image: str = "",
+    response_cache_mib: int = 0,
 ) -> list[str]:
     """The `docker run` line that serves the exported models of a repository.
 
@@ -35,6 +36,7 @@ def docker_command(  # noqa: PLR0913  (one argument for each option)
         only: Names of the models to serve; all models if it is empty.
         image: An image that was built from `server/Dockerfile`, which can also decode image files.
             If it is empty, it is NVIDIA's own, and models that take image files are left out.
+        response_cache_mib: Size of the response cache, in MiB; 0 means that there is none.
 
     Raises:
         NothingToServe: Nothing has been exported.
@@ -55,4 +57,5 @@ def docker_command(  # noqa: PLR0913  (one argument for each option)
         image or release(target).image,
         "tritonserver", "--model-repository=/models", "--model-control-mode=none",
         "--strict-readiness=true",
+        *([f"--cache-config=local,size={response_cache_mib << 20}"] if response_cache_mib else []),
     ]  # fmt: skip

@@ -8,6 +8,7 @@ process in which Triton runs a Python model.
 from __future__ import annotations
 
 import json
+from base64 import b64decode
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,12 +22,14 @@ from seresnext101_triton.client.images import ImageOptions, load_image, sample_p
 from seresnext101_triton.client.server_side import ERROR_PREFIX, IMAGE_BYTES, option_parameters
 from seresnext101_triton.server.backends.tensors import to_array, to_tensor
 
+_DATA_URL = b"data:"
+
 
 class TritonPythonModel:
     """Maps encoded images to the input of a network.
 
-    The input is BYTES [N, 1], one encoded image in each row, or UINT8 [1, length], one encoded
-    image. An image that cannot be opened fails its own request, with the client's message.
+    The input is BYTES [N, 1], one encoded image or data URL in each row, or UINT8 [1, length], one
+    encoded image. An image that cannot be opened fails its own request, with the client's message.
     """
 
     def initialize(self, args: dict[str, str]) -> None:
@@ -58,7 +61,7 @@ class TritonPythonModel:
 
     def _images(self, tensor: Any) -> Iterator[bytes]:
         if self._holds_bytes:
-            return map(bytes, tensor.as_numpy().ravel())
+            return map(_content, tensor.as_numpy().ravel())
         return (row.tobytes() for row in to_array(tensor))
 
     def _prepared(self, images: Sequence[bytes]) -> np.ndarray:
@@ -76,3 +79,24 @@ class TritonPythonModel:
                 place = f"image {number} of {len(images)}: " if len(images) > 1 else ""
                 raise ImageError(f"{place}{error}") from None
         return batch
+
+
+def _content(element: bytes) -> bytes:
+    """The content of an image file: the element itself, or what a data URL (RFC 2397) holds.
+
+    JSON holds text only, so that callers write a file in base64.
+
+    Raises:
+        ImageError: The element is a data URL, and not in base64.
+    """
+    if not element.startswith(_DATA_URL):
+        return bytes(element)
+    head, comma, data = element.partition(b",")
+    try:
+        if not comma or not head.endswith(b";base64"):
+            raise ValueError("it is not data:...;base64,...")
+        return b64decode(data, validate=True)
+    except ValueError as error:
+        raise ImageError(
+            f"{len(element)} bytes is a data URL that cannot be read: {error}"
+        ) from None

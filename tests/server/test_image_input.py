@@ -214,7 +214,7 @@ def test_options_that_the_server_does_not_know_are_refused(options, files_server
 
 
 def test_a_server_without_such_a_model_says_how_to_get_one(server, files_server):
-    with pytest.raises(ModelUnavailable, match="python -m export --image-input"):
+    with pytest.raises(ModelUnavailable, match="by `python -m export` with `image_input`"):
         Classifier(server.url, "tiny_onnx", server_side="yes")
     with Classifier(server.url, "tiny_onnx", server_side="auto") as classifier:
         assert classifier.model.name == "tiny_onnx"

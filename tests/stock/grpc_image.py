@@ -1,7 +1,7 @@
 """Does what Triton's example `grpc_image_client.py` does: raw gRPC messages, without tritonclient.
 
-`PYTHONPATH` or an installed package must have the generated messages: those of tritonclient, as in
-the example, or those of `open-inference-grpc` with `--messages`.
+The generated messages are those of tritonclient, as in the example, or others with `--messages`
+and `--service`, for example those of the package `open-inference-grpc`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ def main() -> None:
     parser.add_argument("-c", dest="classes", type=int, default=1)
     parser.add_argument("-u", dest="url", default="localhost:8001")
     parser.add_argument("--messages", default="tritonclient.grpc.service_pb2")
+    parser.add_argument("--service", default="tritonclient.grpc.service_pb2_grpc")
     parser.add_argument("--files", action="store_true", help="send the files as they are")
     parser.add_argument("images", type=Path, nargs="+")
     options = parser.parse_args()
     messages = import_module(options.messages)
-    stub = import_module(f"{options.messages}_grpc").GRPCInferenceServiceStub(
-        grpc.insecure_channel(options.url)
-    )
+    service = import_module(options.service)
+    stub = service.GRPCInferenceServiceStub(grpc.insecure_channel(options.url))
     metadata = stub.ModelMetadata(messages.ModelMetadataRequest(name=options.model))
     (source,), (output,) = metadata.inputs, metadata.outputs
     request = messages.ModelInferRequest(model_name=options.model)
