@@ -28,6 +28,7 @@ ALLOWED_ERROR_PARAMETER = "parity.allow_error"
 _MAX_RESIZED_PIXELS = 1 << 24
 # The layouts: normalised values, channels first, and pixels that the model normalises itself.
 NORMALISED, PIXELS = "NCHW", "NHWC"
+_LARGEST_INPUT = 65504  # of FP16, so that a model of any precision can take the input
 _INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -100,6 +101,13 @@ class Preprocessing:
             raise ContractError(
                 f"preprocessing: mean {self.mean} and std {self.std} must be finite, std above 0"
             )
+        for mean, std in zip(self.mean, self.std, strict=True):
+            largest = max(abs(mean), abs(1 - mean)) / std  # of black and of white
+            if largest > _LARGEST_INPUT:
+                raise ContractError(
+                    f"preprocessing: mean {mean} and std {std} make inputs of {largest:.3g}, over "
+                    f"the largest number of FP16, {_LARGEST_INPUT}: both are in units of [0, 1]"
+                )
 
     @property
     def takes_pixels(self) -> bool:

@@ -43,4 +43,10 @@ class LoadError(ServerError):
 
 
 class ReleaseError(ServerError):
-    """A release of tritonserver is unknown, or cannot load an artifact."""
+    """A release of tritonserver cannot load an artifact."""
+
+
+class UnknownRelease(ReleaseError):
+    """No release of tritonserver has this name. The exit code is argparse's own."""
+
+    exit_code = 2

@@ -41,7 +41,7 @@ def docker_command(  # noqa: PLR0913  (one argument for each option)
     Raises:
         NothingToServe: Nothing has been exported.
         InstallationError: A model that was named takes image files, and `image` is empty.
-        ReleaseError: The release is not known.
+        UnknownRelease: The release is not known.
     """
     folders = served_models(repository, only)
     if not image:

@@ -204,6 +204,7 @@ class Strace:
             text=True,
             cwd=ROOT,
             env=environment,
+            timeout=600,
         )
         assert done.returncode == 0, (
             f"strace cannot trace here, or the publisher failed: {done.stderr}"
