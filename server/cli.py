@@ -64,6 +64,8 @@ def _refuse_without_effect(options: argparse.Namespace) -> None:
     """
     if options.release and not options.ngc:
         raise UsageError("`release` is of NVIDIA's image: name it together with `ngc`")
+    if options.image and not options.ngc:
+        raise UsageError("`image` is run in Docker: name it together with `ngc`")
     for name in ("allow", "verbose", "command"):
         if options.ngc and getattr(options, name):
             what = "a command" if name == "command" else f"`{name}`"
