@@ -22,6 +22,7 @@ FLAGS = {
     "batch": "--batch",
     "headers": "--header",
     "draft": "--draft",
+    "metrics_port": "--metrics-port",
     "in_flight": "--in-flight",
     "max_pixels": "--max-pixels",
     "model": "--model",

@@ -31,8 +31,8 @@ from seresnext101_triton.export.errors import OptionError, RepositoryError
 from seresnext101_triton.export.format import INPUT, OUTPUT
 from seresnext101_triton.export.manifest import Manifest
 from seresnext101_triton.export.publication import Publication
-from seresnext101_triton.export.repository import CONFIG_FILENAME
 from seresnext101_triton.export.serving import DEFAULT_IMAGE_INSTANCES, ImageInput
+from seresnext101_triton.server.versions import CONFIG_FILENAME, LABELS_FILENAME, newest_policy
 
 _PREPARED = "prepared"
 _MODEL_FILENAME = "model.py"
@@ -114,10 +114,10 @@ def folders(
                 name=OUTPUT,
                 data_type=pb.TYPE_FP32,
                 dims=[facts.classes],
-                label_filename=config.LABELS_FILENAME if labels is not None else "",
+                label_filename=LABELS_FILENAME if labels is not None else "",
             )
         ],
-        version_policy=model.version_policy,
+        version_policy=newest_policy(),
         ensemble_scheduling=pb.ModelEnsembling(
             step=[
                 pb.ModelEnsembling.Step(
@@ -151,7 +151,7 @@ def folders(
             facts.version,
             {
                 CONFIG_FILENAME: config.to_text(ensemble),
-                config.LABELS_FILENAME: labels,
+                LABELS_FILENAME: labels,
                 f"{facts.version}/{_PLACEHOLDER}": _NOTHING_HERE,
             },
         ),

@@ -17,7 +17,6 @@ import torch
 from seresnext101_triton.client.contract import OutputKind
 from seresnext101_triton.client.images import load_image, sample_photographs
 from seresnext101_triton.export.config import from_text
-from seresnext101_triton.export.digest import sha256
 from seresnext101_triton.export.errors import (
     CheckpointError,
     OptionError,
@@ -30,6 +29,7 @@ from seresnext101_triton.export.pipeline import export
 from seresnext101_triton.export.serving import Serving
 from seresnext101_triton.export.weights.seeded import seeded_network
 from seresnext101_triton.server import runtimes
+from seresnext101_triton.server.digest import sha256
 from tests.conftest import PREPROCESSING, QUIET, TINY, tiny_request
 from tests.export.test_checkpoint import LAYOUTS
 from tests.export.test_repository import mounted
