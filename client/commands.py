@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seresnext101_triton.client.errors import AccessDenied, ClientError
+from seresnext101_triton.client.errors import AccessDenied, ClientError, UsageError
 from seresnext101_triton.client.options import (
     FLAGS,
     connection_of,
@@ -32,6 +32,10 @@ def classify(options: argparse.Namespace) -> int:
     from seresnext101_triton.client import tables
     from seresnext101_triton.client.sources import LeftOut, expand
 
+    if options.gallery:
+        from seresnext101_triton.client.gallery import check_writable
+
+        check_writable(options.gallery)
     left_out = LeftOut()
     images = list(dict.fromkeys(expand(options.images, left_out)))
     answers = []
@@ -64,6 +68,7 @@ def _classifier(options: argparse.Namespace, model: str | None) -> Classifier:
         version=options.version,
         transport_options=transport_options_of(options),
         image_options=image_options_of(options),
+        server_side=options.server_side,
     )
 
 
@@ -108,7 +113,7 @@ def bulk(options: argparse.Namespace) -> int:
     from seresnext101_triton.client.sources import STANDARD_INPUT, LeftOut, expand
 
     if STANDARD_INPUT in options.images:
-        raise ClientError(
+        raise UsageError(
             "standard input can be read once, and a bulk run must be able to begin again: name "
             "files"
         )
@@ -216,10 +221,12 @@ def describe(options: argparse.Namespace) -> int:
     with connection_of(options) as connection:
         model = connection.describe(options.model, options.version)
     prepared = model.preprocessing
+    kind, axes = model.image_input or model.dtype, ", ".join(model.axes)
+    files = ", the content of an image file" if model.image_input else ""
     facts = {
         "model": f"{model.name} · version {model.version}",
         "platform": model.platform,
-        "input": f"{model.input}: {model.dtype} [3, {prepared.crop}, {prepared.crop}]",
+        "input": f"{model.input}: {kind} [{axes}]{files}",
         "output": f"{model.output}: {model.classes} {model.output_kind}",
         "largest batch": str(model.max_batch),
         "instances": str(model.instances),
@@ -257,6 +264,13 @@ def health(options: argparse.Namespace) -> int:
         facts["restarts"] = "; ".join(launch.restarts for launch in launches)
     _print_facts(facts, options)
     return 0
+
+
+def top(options: argparse.Namespace) -> int:
+    """Show live what a server does."""
+    from seresnext101_triton.client import top
+
+    return top.run(options)
 
 
 def _print_facts(facts: dict[str, str], options: argparse.Namespace) -> None:

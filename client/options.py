@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 FLAGS = {
     "batch": "--batch",
     "headers": "--header",
+    "draft": "--draft",
+    "metrics_port": "--metrics-port",
+    "in_flight": "--in-flight",
+    "max_pixels": "--max-pixels",
     "model": "--model",
+    "orient": "--no-orientation",
+    "server_side": "--server-side",
     "tls.ca": "--tls-ca",
     "tls.certificate": "--tls-cert",
     "tls.key": "--tls-key",
@@ -112,6 +118,17 @@ def add_image_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_server_side(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says where images are decoded."""
+    parser.add_argument(
+        "--server-side",
+        choices=("no", "yes", "auto"),
+        default="no",
+        help="send image files as they are to the model NAME_image, which decodes them; auto: only "
+        "if the server has it and answers a photograph faster (default: no)",
+    )
+
+
 def add_throughput(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how many images are classified at the same time."""
     parser.add_argument(
@@ -170,18 +187,20 @@ def image_options_of(options: argparse.Namespace) -> ImageOptions:
 
 def positive(text: str) -> int:
     """A whole number of at least 1, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
-    return value
+    return _whole(text, 1)
 
 
 def count(text: str) -> int:
     """A whole number of at least 0, for argparse."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be at least 0, not {value}")
-    return value
+    return _whole(text, 0)
+
+
+def model_version(text: str) -> str:
+    """A version of a model, for argparse; empty leaves it to the server.
+
+    Triton's versions are whole numbers of at least 1.
+    """
+    return text and str(positive(text))
 
 
 def seconds(text: str) -> float:
@@ -194,10 +213,25 @@ def seconds(text: str) -> float:
 
 def waiting(text: str) -> float:
     """A number of seconds of at least 0, for argparse."""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not (math.isfinite(value) and 0 <= value <= _LONGEST_S):
         raise argparse.ArgumentTypeError(
             f"must be a number of seconds from 0 to {_LONGEST_S:.0f}, not {text!r}"
+        )
+    return value
+
+
+def _whole(text: str, least: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number of at least {least}, not {text!r}"
         )
     return value
 

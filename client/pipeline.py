@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from seresnext101_triton.client.decoding import Prediction
-from seresnext101_triton.client.errors import ClientError, ImageError, RequestRejected
+from seresnext101_triton.client.errors import ClientError, ImageError, RequestRejected, UsageError
 from seresnext101_triton.client.images import ImageSource, errors_of
 from seresnext101_triton.client.served import ServedModel
+from seresnext101_triton.client.server_decoding import with_name
 
 _LARGEST_BATCH = 8  # a larger batch gains little, and delays the first answers
 _SPARE_REQUESTS = 2  # in addition to those that the server computes, so that it never waits
@@ -56,21 +57,26 @@ class StreamOptions:
         """Images in one request, and requests at the same time.
 
         Raises:
-            ClientError: A value is out of the model's range.
+            UsageError: A value is out of the model's range.
         """
-        largest = max(model.max_batch, 1)
+        largest = 1 if model.image_input else max(model.max_batch, 1)
         batch = suggested_batch(model) if self.batch is None else self.batch
         if not 0 < batch <= largest:
-            raise ClientError(f"a request takes 1 to {largest} images, not {batch}")
+            raise UsageError(f"`batch` must be from 1 to {largest} images, not {batch}")
         suggested = suggested_in_flight(model, batch)
         in_flight = suggested if self.in_flight is None else self.in_flight
         if in_flight < 1:
-            raise ClientError(f"at least 1 request must be in flight, not {in_flight}")
+            raise UsageError(f"`in_flight` must be at least 1 request, not {in_flight}")
         return batch, in_flight
 
 
 def suggested_batch(model: ServedModel) -> int:
-    """How many images to put into one request."""
+    """How many images to put into one request.
+
+    A file goes alone, so that a bad one spoils no other. The server makes batches of them.
+    """
+    if model.image_input:
+        return 1
     return max(1, min(model.max_batch, _LARGEST_BATCH))
 
 
@@ -207,7 +213,12 @@ def answers_of(
         outcomes: For each image that has an input, its predictions or its error.
     """
     remaining = iter(outcomes)
-    found = [one if isinstance(one, ImageError) else next(remaining) for one in prepared]
+    found = []
+    for image, one in zip(images, prepared, strict=True):
+        outcome = one if isinstance(one, ImageError) else next(remaining)
+        if isinstance(outcome, ImageError) and not isinstance(one, ImageError):
+            outcome = with_name(outcome, one, image)
+        found.append(outcome)
     return [
         Answer(image, error=one) if isinstance(one, ClientError) else Answer(image, one)
         for image, one in zip(images, found, strict=True)

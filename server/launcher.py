@@ -18,15 +18,16 @@ from seresnext101_triton.client.served import ModelState
 from seresnext101_triton.client.transport import Tls
 from seresnext101_triton.server import installation
 from seresnext101_triton.server.access import key_arguments, restricted_without, tls_arguments
+from seresnext101_triton.server.arguments import cache_arguments, endpoint_arguments
 from seresnext101_triton.server.backends import REPOSITORY_VARIABLE
 from seresnext101_triton.server.control import LOAD_TIMEOUT_S, Control
+from seresnext101_triton.server.ensembles import without_bytes
 from seresnext101_triton.server.errors import LoadError, ServerError
-from seresnext101_triton.server.models import served_models
+from seresnext101_triton.server.models import check_artifacts, served_models
 from seresnext101_triton.server.ports import (
     LOCALHOST,
     Ports,
     bare_address,
-    family,
     listens,
     occupied,
 )
@@ -64,6 +65,8 @@ class Server:
         tls: The certificate and the key of the gRPC endpoint, and the authorities of the clients
             for mutual TLS. HTTP and metrics, for which Triton has no TLS, are then opened to this
             machine only.
+        response_cache_mib: Size of the response cache, in MiB; 0 means that there is none. Models
+            use it if they were exported with `response_cache`.
         note: A function that is called with each line that a user should see.
 
     Attributes:
@@ -83,6 +86,7 @@ class Server:
         only: Sequence[str] = (),
         allow: Sequence[str] = (),
         tls: Tls | None = None,
+        response_cache_mib: int = 0,
         note: Callable[[str], None] = say,
     ) -> None:
         self.repository = repository
@@ -92,6 +96,7 @@ class Server:
         self.process: TritonProcess | None = None
         self._only, self._tls, self._verbose, self._note = only, tls, verbose, note
         self._restricted = restricted_without(allow)
+        self._cache = cache_arguments(response_cache_mib)
         self._tries = _TRIES
         self._exit_timeout_s = EXIT_TIMEOUT_S + 5.0
         self._key = secrets.token_hex(16)
@@ -130,19 +135,23 @@ class Server:
         """Prepare all that a server needs, and start its process.
 
         Raises:
+            IntegrityError: A file of a model is not the one that was published.
             ServerError: There is no model, no tritonserver, a port is in use, or this machine has
                 no room for the files of a server.
         """
         sweep()
         models = served_models(self.repository, self._only, self._note)
         self.ports = self._asked.resolve(self.address)
+        check_artifacts(models, self._note)
         self._registration = Registration()
         self._workspace = Workspace(self._registration.name)
-        self._workspace.link(models)
         try:
             self._triton = installation.find(self._workspace.folder)
         except (OSError, shutil.Error) as error:
             raise unusable(self._workspace.folder.parent, error) from None
+        if not self._triton.passes_bytes:
+            models = without_bytes(models, self._only, self._note)
+        self._workspace.link(models)
         self.launch = Launch(
             pid=os.getpid(),
             repository=str(self.repository.resolve()),
@@ -326,23 +335,16 @@ class Server:
         return plain.replace(str(self.launch.models_folder), str(self.repository))
 
     def _arguments(self) -> list[str]:
-        is_ipv6 = family(self.address) == 6
-        web = self.launch.http_host.strip("[]") if self._tls else self.address
-        web = f"ipv6:{web}" if ":" in web else web  # as libevent, Triton's HTTP library, takes it
         return [
             f"--model-repository={self.launch.models_folder}",
             "--model-control-mode=explicit",
             "--load-model=*",
             *key_arguments(self.launch.restricted, self.launch.key),
             *tls_arguments(self._tls),
+            *self._cache,
             "--exit-on-error=false",  # the repository index then has the reason
             "--strict-readiness=true",
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
-            f"--grpc-address={f'[{self.address}]' if is_ipv6 else self.address}",
-            f"--http-address={web}",
-            f"--metrics-address={web}",
-            f"--grpc-port={self.ports.grpc}",
-            f"--http-port={self.ports.http}",
-            f"--metrics-port={self.ports.metrics}",
+            *endpoint_arguments(self.launch),
             f"--backend-config=python,shm-region-prefix-name={self.launch.shared_memory}",
         ]

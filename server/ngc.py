@@ -13,6 +13,8 @@ from seresnext101_triton.client.launches import Launch
 from seresnext101_triton.client.transport import Tls
 from seresnext101_triton.server import ENGINE_CACHE, TRITON_RELEASE
 from seresnext101_triton.server.access import key_arguments, restricted_without, tls_arguments
+from seresnext101_triton.server.arguments import cache_arguments
+from seresnext101_triton.server.ensembles import without_images
 from seresnext101_triton.server.models import served_models
 from seresnext101_triton.server.ports import LOCALHOST, Ports, bare_address
 from seresnext101_triton.server.registry import Registration
@@ -43,6 +45,9 @@ class Container:
         address: The address of this machine on which the ports are opened.
         target: The release of the image.
         only: Names of the models to serve; all models if it is empty.
+        image: An image that was built from `server/Dockerfile`, which can also decode image files.
+            If it is empty, it is NVIDIA's own, and models that take image files are left out.
+        response_cache_mib: Size of the response cache, in MiB; 0 means that there is none.
         allow: As for `seresnext101_triton.server.launcher.Server`.
         tls: As for `seresnext101_triton.server.launcher.Server`.
         key: The key to the restricted protocols.
@@ -53,6 +58,8 @@ class Container:
     address: str = LOCALHOST
     target: str = TRITON_RELEASE
     only: Sequence[str] = ()
+    image: str = ""
+    response_cache_mib: int = 0
     allow: Sequence[str] = ()
     tls: Tls | None = None
     key: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
@@ -62,10 +69,13 @@ class Container:
 
         Raises:
             NothingToServe: Nothing has been exported.
-            ReleaseError: The release is not known.
+            InstallationError: A model that was named takes image files, and `image` is empty.
+            UnknownRelease: The release is not known.
             UsageError: There is a part of `tls`, and no certificate.
         """
         folders = served_models(self.repository, self.only)
+        if not self.image:
+            folders = without_images(folders, self.only)
         gpus = ["--gpus=all"] if shutil.which("nvidia-smi") else []
         return [
             "docker", "run", "--rm", f"--user={os.getuid()}:{os.getgid()}", *_CONFINEMENT, *gpus,
@@ -73,11 +83,11 @@ class Container:
             *(f"--volume={folder.resolve()}:/models/{folder.name}:ro" for folder in folders),
             *(f"--volume={file.resolve()}:{inside}:ro" for file, inside in _tls_files(self.tls)),
             *([f"--volume={engine_folder()}:{ENGINE_CACHE}"] if gpus else []),
-            release(self.target).image,
+            self.image or release(self.target).image,
             "tritonserver", "--model-repository=/models",
             "--model-control-mode=explicit", "--load-model=*", "--strict-readiness=true",
             *key_arguments(restricted_without(self.allow), self.key),
-            *_tls_inside(self.tls),
+            *_tls_inside(self.tls), *cache_arguments(self.response_cache_mib),
         ]  # fmt: skip
 
     def run(self, signals: EndSignals) -> int:

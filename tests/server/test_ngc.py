@@ -85,7 +85,7 @@ def test_the_line_of_a_machine_with_a_gpu(small, monkeypatch, capsys):
     assert f"--volume={small.parent}/cache/seresnext101-triton/engines:{ENGINE_CACHE}" in line
     assert "nvcr.io/nvidia/tritonserver:26.08-py3" in line
     assert not engine_folder().exists()
-    assert cli.main(["--repository", str(small), "--ngc", "--release", "1.2"]) == 1
+    assert cli.main(["--repository", str(small), "--ngc", "--release", "1.2"]) == 2
     assert "1.2 is not a known release" in capsys.readouterr().err
 
 

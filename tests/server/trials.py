@@ -99,9 +99,7 @@ def deaths(
         )
     print(f"restarts counted: {launch.restarts}")
     print(f"{sum(answered)} requests of {callers} callers in {minutes:g} minutes, none failed")
-    print(
-        f"bulk: {len(records)} images, each once; it waited {len(notes) // 2} times; {tallies[0]}"
-    )
+    print(f"bulk: {len(records)} images, each once; it waited {len(notes) // 2} times")
 
 
 def race(folder: Path, times: int) -> None:
