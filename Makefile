@@ -70,10 +70,10 @@ $(INSTALLED): $(LOCK)
 	@touch $@
 
 demo: $(INSTALLED) ## export, prove, serve and classify: all of it, on this machine
-	@$(BIN)/python -m export --weights ngc --repository $(REPOSITORY) || { \
+	@$(BIN)/python -m export --weights ngc --repository $(REPOSITORY) --image-input || { \
 	  code=$$?; test $$code -eq 69 || exit $$code; \
 	  echo 'NVIDIA'"'"'s weights cannot be fetched here: the demo goes on with UNTRAINED ones.' >&2; \
-	  $(BIN)/python -m export --weights seeded --repository $(REPOSITORY); }
+	  $(BIN)/python -m export --weights seeded --repository $(REPOSITORY) --image-input; }
 	@$(BIN)/python -m server --repository $(REPOSITORY) $(DEMO_MODELS) --grpc-port 0 --http-port 0 --metrics-port 0 -- \
 	  $(BIN)/python -m client classify $(PHOTOGRAPHS) $(DEMO_MODELS)
 

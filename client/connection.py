@@ -20,6 +20,7 @@ from seresnext101_triton.client.errors import (
     UsageError,
 )
 from seresnext101_triton.client.failover import About, Servers
+from seresnext101_triton.client.launches import Launch
 from seresnext101_triton.client.ranking import ranked_apart
 from seresnext101_triton.client.served import (
     ModelState,
@@ -151,6 +152,10 @@ class AsyncConnection:
         why = "; ".join(map(str.strip, reasons)) or f"it has no model {model!r}"
         return ModelUnavailable(f"{self.url} is not ready: {why}")
 
+    def launches(self) -> list[Launch]:
+        """What this user's launchers (`python -m server`) tell of those servers that they run."""
+        return self._servers.launches()
+
     async def server(self) -> tuple[str, list[str]]:
         """The server's version and its extensions."""
         facts = await self._servers.ask(lambda transport: transport.server())
@@ -227,7 +232,7 @@ class AsyncConnection:
 
         Args:
             model: The model as `describe` returned it.
-            batch: `model.dtype` [N, 3, crop, crop], N at most `model.max_batch`.
+            batch: `model.dtype` [N, *`model.preprocessing.shape`], N at most `model.max_batch`.
 
         Returns:
             float32 [N, classes]: probabilities or logits, as `model.output_kind` says.
@@ -246,10 +251,10 @@ class AsyncConnection:
             Bytes [N, count], `value:index:label`, highest value first.
         """
         fits = batch.dtype == model.dtype and batch.dtype in TRITON_TYPES
-        if not fits or batch.ndim != 4 or not len(batch):
+        if not fits or batch.ndim != len(model.axes) + 1 or not len(batch):
             raise UsageError(
-                f"model {model.name!r} takes {model.dtype} [N, 3, height, width] with N at least "
-                f"1, not {batch.dtype} {list(batch.shape)}"
+                f"model {model.name!r} takes {model.dtype} [N, {', '.join(model.axes)}] with N at "
+                f"least 1, not {batch.dtype} {list(batch.shape)}"
             )
         # Triton knows no batch axis of a model without a batcher, and ranks the scores of all
         # images in one row.
@@ -315,6 +320,10 @@ class Connection:
     def wait_until_ready(self, model: str = "", timeout_s: float = 60.0) -> None:
         """See `AsyncConnection.wait_until_ready`."""
         _finished(self._connection.wait_until_ready(model, timeout_s))
+
+    def launches(self) -> list[Launch]:
+        """See `AsyncConnection.launches`."""
+        return self._connection.launches()
 
     def server(self) -> tuple[str, list[str]]:
         """See `AsyncConnection.server`."""

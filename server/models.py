@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from seresnext101_triton.server.ensembles import needs_of, with_needed
 from seresnext101_triton.server.errors import IntegrityError, NothingToServe
 from seresnext101_triton.server.integrity import differences
 from seresnext101_triton.server.versions import read_config, selected, versions
@@ -51,7 +52,8 @@ def served_models(
 
     Args:
         repository: The model repository.
-        names: The models to serve. If it is empty, all models are served.
+        names: The models to serve; those that they need are added. If it is empty, all models are
+            served.
         note: A function that is called with a line for each folder that cannot be read.
 
     Raises:
@@ -79,7 +81,7 @@ def served_models(
         known = ", ".join(folder.name for folder in models)
         missing = ", ".join(sorted(unknown))
         raise NothingToServe(f"{repository} holds no exported model {missing}: choose from {known}")
-    served = [folder for folder in models if not names or folder.name in names]
+    served = with_needed(models, names)
     for folder in served:
         if folder.name.split() != [folder.name]:
             raise NothingToServe(
@@ -115,6 +117,8 @@ def chosen_models(
         ServedFolder(by_name[model], version, renamed=version is not None)
         for model, version in dict.fromkeys(wanted)
     ]
+    named = {model for model, _ in wanted}
+    chosen += [ServedFolder(folder) for folder in folders if folder.name not in named]
     return sorted(chosen, key=lambda one: one.name)
 
 
@@ -178,6 +182,8 @@ def check_artifacts(models: Sequence[ServedFolder], note: Callable[[str], None] 
     """
     damaged, unknown = [], []
     for model in models:
+        if (needs := needs_of(model.folder)).models or needs.images:
+            continue  # it has no artifact
         name = model.folder.name
         for version in model.versions:
             found = differences(model.folder / str(version))
