@@ -34,6 +34,7 @@ class Follower:
         self._server, self._say = server, say
         self._seen = {folder.name: signature(folder) for folder in self._folders()}
         self._thread: threading.Thread | None = None
+        self._is_closed = False
 
     def check(self) -> None:
         """Look once. If a model has changed, begin to load it, unless another one is loading."""
@@ -47,6 +48,14 @@ class Follower:
                 self._thread.start()
                 return
 
+    def close(self) -> None:
+        """Say nothing more: the server ends, and a model that is loading will not be served."""
+        self._is_closed = True
+
+    def _tell(self, line: str) -> None:
+        if not self._is_closed:
+            self._say(line)
+
     def _folders(self) -> list[Path]:
         return servable(self._server.repository, self._server.only)
 
@@ -59,7 +68,7 @@ class Follower:
                 self._load(folder, before)
         except (ServerError, OSError) as error:  # the server has died, which the supervisor sees
             self._seen.pop(folder.name, None)
-            self._say(f"model {folder.name}: {error}; it is looked at again")
+            self._tell(f"model {folder.name}: {error}; it is looked at again")
 
     def _load(self, folder: Path, before: list[int]) -> None:
         """Load what the version policy names, and say which version answers now."""
@@ -71,16 +80,16 @@ class Follower:
             return
         now = self._ready(folder.name)
         if now != before:
-            self._say(f"model {folder.name}: {_named(now)} served now (before: {_named(before)})")
+            self._tell(f"model {folder.name}: {_named(now)} served now (before: {_named(before)})")
 
     def _keep(self, folder: Path, before: list[int], why: str) -> None:
         """Stay with the versions that answer, also if the server or a model is started again."""
         if before:
             self._server.view.pin(folder, before)
-            self._say(f"model {folder.name}: {_named(before)} still served, because {why}")
+            self._tell(f"model {folder.name}: {_named(before)} still served, because {why}")
         else:
             self._server.view.hide(folder.name)
-            self._say(f"model {folder.name}: not served, because {why}")
+            self._tell(f"model {folder.name}: not served, because {why}")
 
     def _ready(self, model: str) -> list[int]:
         states = self._server.control.index()

@@ -38,6 +38,7 @@ from seresnext101_triton.server.ports import (
 )
 from seresnext101_triton.server.process import EXIT_TIMEOUT_S, TritonProcess, ending
 from seresnext101_triton.server.registry import Registration, sweep
+from seresnext101_triton.server.tracing import Tracing
 from seresnext101_triton.server.view import View
 from seresnext101_triton.server.workspace import Workspace, unusable
 
@@ -77,6 +78,7 @@ class Server:
             machine only.
         response_cache_mib: Size of the response cache, in MiB; 0 means that there is none. Models
             use it if they were exported with `response_cache`.
+        trace: Which requests are traced, and where the traces go. None traces nothing.
         note: A function that is called with each line that a user should see.
 
     Attributes:
@@ -98,6 +100,7 @@ class Server:
         allow: Sequence[str] = (),
         tls: Tls | None = None,
         response_cache_mib: int = 0,
+        trace: Tracing | None = None,
         note: Callable[[str], None] = say,
     ) -> None:
         self.repository = repository
@@ -109,6 +112,7 @@ class Server:
         self._tls, self._verbose, self._note = tls, verbose, note
         self._restricted = restricted_without(allow)
         self._cache = cache_arguments(response_cache_mib)
+        self._trace = trace.arguments() if trace else []
         self._tries = _TRIES
         self._exit_timeout_s = EXIT_TIMEOUT_S + 5.0
         self._key = secrets.token_hex(16)
@@ -368,6 +372,7 @@ class Server:
             *key_arguments(self.launch.restricted, self.launch.key),
             *tls_arguments(self._tls),
             *self._cache,
+            *self._trace,
             "--exit-on-error=false",  # the repository index then has the reason
             f"--strict-readiness={'false' if self.follow else 'true'}",
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from seresnext101_triton.client.errors import UsageError
 
 SERVICE = "seresnext101-triton"
+DEFAULT_RATE = 1000  # Triton's own
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Tracing:
     """
 
     url: str
-    rate: int = 1000
+    rate: int = DEFAULT_RATE
 
     def __post_init__(self) -> None:
         try:

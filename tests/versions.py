@@ -77,16 +77,17 @@ class Caller:
     Args:
         url: The server.
         answers: The answer of each version. Versions with the same answer are one here.
+        pause_s: The time between an answer and the next request, in seconds.
 
     Attributes:
         seen: The version of each answer; 0 if it is that of none.
         errors: The message of each request that failed.
     """
 
-    def __init__(self, url: str, answers: Mapping[int, np.ndarray]) -> None:
+    def __init__(self, url: str, answers: Mapping[int, np.ndarray], pause_s: float = 0.0) -> None:
         self.seen: list[int] = []
         self.errors: list[str] = []
-        self._url, self._answers = url, answers
+        self._url, self._answers, self._pause_s = url, answers, pause_s
         self._end = threading.Event()
 
     def ask(self, connection: Connection, model: ServedModel) -> int:
@@ -113,7 +114,7 @@ class Caller:
     def _call(self) -> None:
         with Connection(self._url) as connection:
             model = replace(connection.describe(MODEL), version="")
-            while not self._end.is_set():
+            while not self._end.wait(self._pause_s):
                 try:
                     self.seen.append(self.ask(connection, model))
                 except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import pytest
 from seresnext101_triton.client import Connection
 from seresnext101_triton.export.operations import promote, roll_back
 from seresnext101_triton.export.repository import Repository
+from seresnext101_triton.server import cli
 from seresnext101_triton.server.following import Follower
 from seresnext101_triton.server.launcher import Server
 from tests.conftest import FREE_PORTS
@@ -137,3 +139,22 @@ def test_two_versions_of_one_model_side_by_side(root):
             caller = Caller(server.url, {number: answer_of(root, number)})
             assert caller.ask(connection, connection.describe(f"{MODEL}@{number}")) == number
     assert Repository(root).versions(MODEL) == [1, 2]
+
+
+def test_the_command_line_follows_what_its_command_publishes(root, capfd):
+    """The command publishes a version, and waits until the server answers with it."""
+    script = (
+        "import time, sys; from pathlib import Path; from tests.versions import *;"
+        f"root = Path({str(root)!r}); number = publish_again(root, 1);"
+        "connection = Connection(os.environ['TRITON_URL']);"
+        "\nwhile connection.describe(MODEL).version != str(number): time.sleep(0.1)"
+    )
+    code = cli.main(
+        [
+            *("--repository", str(root), "--model", MODEL, "--follow"),
+            *("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"),
+            *("--", sys.executable, "-c", f"import os; {script}"),
+        ]
+    )
+    assert code == 0
+    assert f"model {MODEL}: version 3 served now (before: version 2)" in capfd.readouterr().out

@@ -34,6 +34,7 @@ from tests.versions import MODEL, Caller, answer_of, publish_again, versions_of_
 
 _BROKEN_EVERY = 10
 _DEADLINE_S = 300
+_PAUSE_S = 0.02
 
 
 def held_by(server: Server) -> dict[str, float]:
@@ -51,8 +52,9 @@ def held_by(server: Server) -> dict[str, float]:
     }
 
 
-def run(root: Path, versions: int, callers: int) -> dict[str, object]:
+def run(root: Path, versions: int, callers: int, minutes: float) -> dict[str, object]:
     """Publish the versions, roll back and forth, and return the report."""
+    until = time.monotonic() + 60 * minutes
     versions_of_one_model(root, 2)
     answers = {1: answer_of(root, 1), 2: answer_of(root, 2)}
     notes: list[str] = []
@@ -70,12 +72,14 @@ def run(root: Path, versions: int, callers: int) -> dict[str, object]:
         watch.start()
         stack.callback(watch.join)
         stack.callback(end.set)
-        load = [Caller(server.url, answers) for _ in range(callers)]
+        load = [Caller(server.url, answers, _PAUSE_S) for _ in range(callers)]
         for caller in load:
             stack.enter_context(caller.calling())
         time.sleep(2)
         before, samples = held_by(server), []
         for count in range(1, versions + 1):
+            if time.monotonic() > until:
+                break
             broken = count % _BROKEN_EVERY == 0
             known, started = len(notes), time.monotonic()
             number = publish_again(
@@ -100,7 +104,7 @@ def run(root: Path, versions: int, callers: int) -> dict[str, object]:
         after = held_by(server)
     seen = Counter(version for caller in load for version in caller.seen)
     return {
-        "versions": versions,
+        "versions": len(seconds),
         "refused": refused,
         "answered": sum(seen.values()),
         "of_no_version": seen[0],
@@ -131,9 +135,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--versions", type=int, default=200)
     parser.add_argument("--callers", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=60, help="publish no more after this time")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="versions-") as folder:
-        report = run(Path(folder) / "models", options.versions, options.callers)
+        report = run(Path(folder) / "models", options.versions, options.callers, options.minutes)
     print(json.dumps(report, indent=2))
 
 
