@@ -18,6 +18,7 @@ from seresnext101_triton.client.options import (
     count,
     model_version,
     positive,
+    seconds,
     waiting,
 )
 from seresnext101_triton.client.output import ReaderGone, report, say, say_traceback
@@ -38,6 +39,7 @@ examples:
   python -m client models
   python -m client describe seresnext101_onnx
   python -m client health
+  python -m client top                  what the server does, live; --count 1 --json for programs
 
 names:
   A folder means the images in it and in the folders below, known by their suffixes. Icons (.ico,
@@ -121,6 +123,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     health.set_defaults(run=commands.health)
 
+    top = subparsers.add_parser("top", help="show live what a server does, from its metrics")
+    _add_top_command(top)
+
     for command in (models, describe, health):
         command.add_argument("--json", action="store_true", help="print one JSON document")
     for command in (classify, bulk, evaluate):
@@ -200,6 +205,32 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document, no tables")
     parser.set_defaults(run=commands.evaluate)
+
+
+def _add_top_command(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Show what every model does, in each interval: requests and images per second, the mean "
+        "batch, the mean time of a request in the queue and in the model, the requests that wait, "
+        "those that failed since the model was loaded (in brackets: in this interval), and how "
+        "often the launcher loaded the model again. Ctrl-C ends it."
+    )
+    parser.add_argument(
+        "--interval", type=seconds, default=2.0, metavar="S", help="in seconds (default: 2)"
+    )
+    parser.add_argument(
+        "--count", type=positive, metavar="N", help="end after N intervals (default: at Ctrl-C)"
+    )
+    parser.add_argument(
+        "--metrics-port",
+        type=positive,
+        metavar="PORT",
+        help="the server's port for metrics (default: what its launcher says on this machine, or "
+        "8002)",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object in a line for each interval"
+    )
+    parser.set_defaults(run=commands.top)
 
 
 def _add_models(parser: argparse.ArgumentParser) -> None:

@@ -260,6 +260,13 @@ def health(options: argparse.Namespace) -> int:
     return 0
 
 
+def top(options: argparse.Namespace) -> int:
+    """Show live what a server does."""
+    from seresnext101_triton.client import top
+
+    return top.run(options)
+
+
 def _print_facts(facts: dict[str, str], options: argparse.Namespace) -> None:
     from seresnext101_triton.client import tables
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FLAGS = {
     "batch": "--batch",
     "headers": "--header",
+    "metrics_port": "--metrics-port",
     "in_flight": "--in-flight",
     "model": "--model",
     "tls.ca": "--tls-ca",

@@ -1,4 +1,4 @@
-"""The command line: `python -m export --weights SOURCE`."""
+"""The command line: `python -m export --weights SOURCE`, and the commands about versions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from seresnext101_triton import add_version, as_typed
 from seresnext101_triton.client.errors import ToolkitError
 from seresnext101_triton.client.output import flags_of, report, with_flags
 from seresnext101_triton.client.parser import Parser
-from seresnext101_triton.export import interruption
+from seresnext101_triton.export import commands, interruption
 from seresnext101_triton.export.formats import DEFAULT_FORMATS, FORMATS
 from seresnext101_triton.export.precision import FP32, PRECISIONS, Precision
 from seresnext101_triton.export.quantization import AUTO, METHODS
@@ -83,8 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         KeyboardInterrupt: A signal has interrupted the export.
             `seresnext101_triton.export.interruption.run` turns this into exit code 130.
     """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and given[0] in commands.COMMANDS:
+        return commands.run(given[0], given[1:])
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(given)
     from seresnext101_triton.export.reporting import Reporter
 
     flags = flags_of(parser)
@@ -122,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog=as_typed("python -m export"),
         description="Turn weights into verified artifacts in a Triton model repository.",
-        epilog=as_typed(_EPILOG),
+        epilog=as_typed(f"{_command_list()}\n{_EPILOG}"),
     )
     add_version(parser)
     _add_what(parser)
@@ -140,6 +143,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--quiet", action="store_true", help="print errors only")
     return parser
+
+
+def _command_list() -> str:
+    """The commands besides the export itself."""
+    lines = [f"  {name:<17}{commands.load(name).HELP}" for name in commands.COMMANDS]
+    return "\n".join(["commands:", *lines, "", "  python -m export COMMAND --help", ""])
 
 
 def _add_formats(parser: argparse.ArgumentParser) -> None:

@@ -41,6 +41,7 @@ exit codes:
   0   stopped by Ctrl-C or SIGTERM; with a command, that command's own code
   1   a model could not be loaded, or a port is in use
   2   wrong usage
+  65  a file of a model is not the one that was published
   69  no tritonserver, or a part of it is missing
 """
 
