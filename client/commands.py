@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from seresnext101_triton.client.sources import LeftOut
     from seresnext101_triton.client.tables import Answers
 
+_WORST = 10  # disagreements that are printed
+
 
 def classify(options: argparse.Namespace) -> int:
     """Print the most likely classes of each image."""
@@ -68,6 +70,7 @@ def _classifier(options: argparse.Namespace, model: str | None) -> Classifier:
         version=options.version,
         transport_options=transport_options_of(options),
         image_options=image_options_of(options),
+        server_side=options.server_side,
     )
 
 
@@ -166,6 +169,8 @@ def evaluate(options: argparse.Namespace) -> int:
     from seresnext101_triton.client.pipeline import StreamOptions
     from seresnext101_triton.client.truth import Notes, read_truth
 
+    if options.worst is not None and len(options.model or []) != 2:
+        raise UsageError("`worst` is of the disagreements of two models: name both with `model`")
     evaluations = []
     # By the number of classes. The source is read once for each, because it may be a pipe.
     truths: dict[int, dict[str, int]] = {}
@@ -188,7 +193,8 @@ def evaluate(options: argparse.Namespace) -> int:
             evaluations.append(found)
     are_two = len(evaluations) == 2
     agreed = agreement(evaluations[0], evaluations[1]) if are_two else None
-    worst = disagreements(evaluations[0], evaluations[1], options.worst) if are_two else []
+    limit = _WORST if options.worst is None else options.worst
+    worst = disagreements(evaluations[0], evaluations[1], limit) if are_two else []
     if options.json:
         document = tables.evaluations_to_json(evaluations, agreed, worst)
         tables.print_json(document | _counts(notes.left_out))
@@ -220,10 +226,12 @@ def describe(options: argparse.Namespace) -> int:
     with connection_of(options) as connection:
         model = connection.describe(options.model, options.version)
     prepared = model.preprocessing
+    kind, axes = model.image_input or model.dtype, ", ".join(model.axes)
+    files = ", the content of an image file" if model.image_input else ""
     facts = {
         "model": f"{model.name} · version {model.version}",
         "platform": model.platform,
-        "input": f"{model.input}: {model.dtype} [3, {prepared.crop}, {prepared.crop}]",
+        "input": f"{model.input}: {kind} [{axes}]{files}",
         "output": f"{model.output}: {model.classes} {model.output_kind}",
         "largest batch": str(model.max_batch),
         "instances": str(model.instances),
