@@ -75,7 +75,9 @@ def sample_photographs() -> list[Path]:
     return sorted(PHOTOGRAPHS.glob("*.jpg"))
 
 
-def load_image(source: ImageSource, options: ImageOptions = ImageOptions()) -> Image.Image:
+def load_image(
+    source: ImageSource, options: ImageOptions = ImageOptions(), *, name: str = ""
+) -> Image.Image:
     """Decode one image completely, to RGB.
 
     Transparent images get a white background. Of samples with 16 bits, the higher 8 bits are used.
@@ -85,6 +87,7 @@ def load_image(source: ImageSource, options: ImageOptions = ImageOptions()) -> I
         source: The path of a regular file, an http(s) URL, `-` for standard input, the bytes of an
             image file, a Pillow image, or a uint8 array [height, width, 3] in RGB order.
         options: Limits and options.
+        name: What errors call an image that is given as bytes. If it is empty, they give its size.
 
     Raises:
         ImageError: The file is missing, not a regular file, empty, truncated, not an image, or
@@ -96,7 +99,7 @@ def load_image(source: ImageSource, options: ImageOptions = ImageOptions()) -> I
         if isinstance(source, np.ndarray):
             return _from_array(source, options)
         if isinstance(source, bytes):
-            return _decode(source, f"{len(source)} bytes", options)
+            return _decode(source, shortened(name) or f"{len(source)} bytes", options)
         if not isinstance(source, str | os.PathLike):
             raise ImageError(
                 f"a {type(source).__name__} is no image: give a path, a URL, bytes, a Pillow image "

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 # The flags of the library's parameters, by the names that the library's errors use.
 FLAGS = {
+    "address": "--address",
     "batch": "--batch",
     "headers": "--header",
     "model": "--model",
+    "port": "--port",
     "tls.ca": "--tls-ca",
     "tls.certificate": "--tls-cert",
     "tls.key": "--tls-key",
@@ -181,6 +183,14 @@ def count(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"must be at least 0, not {value}")
+    return value
+
+
+def port(text: str) -> int:
+    """A port from 0 to 65535, for argparse."""
+    value = count(text)
+    if value > 65535:
+        raise argparse.ArgumentTypeError(f"must be at most 65535, not {value}")
     return value
 
 
