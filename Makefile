@@ -133,7 +133,7 @@ bench-cpu: perf-analyzer ## measure all that serves on a CPU, INT8 included, by 
 	  --calibration $(or $(CALIBRATION),perf/results/calibration) --min-agreement $(if $(WEIGHTS),0.95,0)
 	@$(BIN)/python -m perf cpu --repository $(BENCH)
 
-test: $(INSTALLED) $(WEB)/.installed $(VENV)/perf_analyzer/perf_analyzer ## prove it: the tests, with the real tritonserver; COVERAGE=1 says which lines they ran
+test: $(INSTALLED) $(WEB)/.installed $(VENV)/perf_analyzer/perf_analyzer $(VENV)/$(MUTMUT) ## prove it: the tests, with the real tritonserver; COVERAGE=1 says which lines they ran
 	$(BIN)/python -m $(if $(COVERAGE),coverage run -m) pytest $(SHARED_OUT)
 	$(if $(COVERAGE),@$(BIN)/coverage combine --quiet && $(BIN)/coverage report)
 

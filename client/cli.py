@@ -16,11 +16,13 @@ from seresnext101_triton.client.options import (
     add_server,
     add_throughput,
     count,
+    model_version,
     port,
     positive,
     waiting,
 )
 from seresnext101_triton.client.output import ReaderGone, report, say, say_traceback
+from seresnext101_triton.client.parser import Parser
 from seresnext101_triton.client.process import INTERRUPTED
 
 _BUG = 70  # EX_SOFTWARE of sysexits.h
@@ -89,11 +91,10 @@ def _report_bug(error: Exception, debug: bool) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=as_typed("python -m client"),
         description="Classify images with the models of a Triton server.",
         epilog=as_typed(_EPILOG),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_version(parser)
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -259,6 +260,7 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
 def _add_version(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--version",
+        type=model_version,
         default="",
         metavar="N",
         help="a version of the model (default: the server's choice)",

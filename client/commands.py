@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seresnext101_triton.client.errors import AccessDenied, ClientError
+from seresnext101_triton.client.errors import AccessDenied, ClientError, UsageError
 from seresnext101_triton.client.options import (
     FLAGS,
     connection_of,
@@ -33,6 +33,10 @@ def classify(options: argparse.Namespace) -> int:
     from seresnext101_triton.client import tables
     from seresnext101_triton.client.sources import LeftOut, expand
 
+    if options.gallery:
+        from seresnext101_triton.client.gallery import check_writable
+
+        check_writable(options.gallery)
     left_out = LeftOut()
     images = list(dict.fromkeys(expand(options.images, left_out)))
     answers = []
@@ -109,7 +113,7 @@ def bulk(options: argparse.Namespace) -> int:
     from seresnext101_triton.client.sources import STANDARD_INPUT, LeftOut, expand
 
     if STANDARD_INPUT in options.images:
-        raise ClientError(
+        raise UsageError(
             "standard input can be read once, and a bulk run must be able to begin again: name "
             "files"
         )

@@ -23,6 +23,7 @@ from seresnext101_triton.client.errors import (
     ServerUnreachable,
 )
 from seresnext101_triton.client.explain import refusal, unreachable
+from seresnext101_triton.client.launches import key_headers
 from seresnext101_triton.client.probe import hint
 from seresnext101_triton.client.protocols import Meaning
 from seresnext101_triton.client.transport import (
@@ -83,7 +84,8 @@ class Servers:
         )
         self._blocking = blocking
         self._servers = [
-            (address, connect(address, self.options, blocking=blocking)) for address in addresses
+            (address, connect(address, _with_key(self.options, address), blocking=blocking))
+            for address in addresses
         ]
         self._current = 0  # the server that is asked first
 
@@ -200,6 +202,11 @@ class Servers:
             return "Ask its operator which models it serves"
         names = sorted({model["name"] for model in index if model["state"] == "READY"})
         return f"It serves: {', '.join(names)}" if names else "It serves no model at all"
+
+
+def _with_key(options: TransportOptions, address: Address) -> TransportOptions:
+    """The options, with the key of the server at an address if this user runs it."""
+    return replace(options, headers=key_headers(address) | dict(options.headers))
 
 
 def _pause_s(attempt: int) -> float:

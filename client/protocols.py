@@ -47,6 +47,8 @@ class Protocol:
         alpn: The name of the protocol in TLS (RFC 7301).
         meaning_of: What a refusal means, from its status and its text.
         check_header: Raises `UsageError` if this protocol cannot send a header.
+        key_header: The header in which Triton expects the key of a restricted protocol, by the
+            key's name.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Protocol:
     alpn: str
     meaning_of: Callable[[str, str], Meaning]
     check_header: Callable[[str, str], None] = lambda _name, _value: None
+    key_header: Callable[[str], str] = str
     scheme_ports: Mapping[str, int] = field(default_factory=dict)
     takes_path: bool = False
 

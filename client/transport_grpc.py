@@ -83,6 +83,7 @@ PROTOCOL = Protocol(
     alpn="h2",
     meaning_of=_meaning_of,
     check_header=_check_header,
+    key_header=lambda name: f"triton-grpc-protocol-{name}",
 )
 
 

@@ -18,7 +18,8 @@ from seresnext101_triton.client.connection import Connection
 from seresnext101_triton.client.errors import ServerUnreachable
 from seresnext101_triton.perf.errors import PerfError
 from seresnext101_triton.perf.records import ModelDescription, ServerUsage
-from seresnext101_triton.server.launcher import Ports, Server
+from seresnext101_triton.server.launcher import Server
+from seresnext101_triton.server.ports import Ports
 
 _MEBIBYTE = 2**20
 
@@ -137,7 +138,7 @@ def serving(
     url: str = "",
     http_url: str = "",
     *,
-    control: bool = False,
+    allow: Sequence[str] = (),
 ) -> Iterator[MeasuredServer]:
     """Start a server on a repository, or use one that already runs.
 
@@ -146,7 +147,7 @@ def serving(
         models: The models to measure; all of them if the list is empty.
         url: `host:port` of the gRPC endpoint of a server that already runs.
         http_url: `host:port` of its HTTP endpoint, for loads over HTTP.
-        control: Whether clients may load models with another config.
+        allow: Protocols that are open to programs without the server's key, as for `Server`.
 
     Raises:
         ServerError: The repository cannot be served.
@@ -163,7 +164,7 @@ def serving(
             )
         yield measured
         return
-    with Server(repository, ports=Ports(0, 0, 0), only=models, control=control) as server:
+    with Server(repository, ports=Ports(0, 0, 0), only=models, allow=allow) as server:
         host = server.url.rpartition(":")[0]
         process = psutil.Process(server.pid)
         yield MeasuredServer(server.url, f"{host}:{server.ports.http}", process)

@@ -14,13 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seresnext101_triton import add_version, as_typed
-from seresnext101_triton.client.errors import ToolkitError
+from seresnext101_triton.client.errors import ToolkitError, UsageError
 from seresnext101_triton.client.output import flags_of, report
+from seresnext101_triton.client.parser import Parser
 from seresnext101_triton.server import TRITON_RELEASE
 from seresnext101_triton.server.errors import InstallationError, ServerError
 
 if TYPE_CHECKING:
     from seresnext101_triton.server.launcher import Server
+
+# Those of seresnext101_triton.server.access, which is not imported here, so that `--help` is fast.
+_PROTOCOLS = ("model-repository", "shared-memory", "logging", "trace")
 
 _EPILOG = """\
 examples:
@@ -46,9 +50,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
+        _refuse_without_effect(options)
         return _serve_in_docker(options) if options.ngc else _serve(options)
     except ToolkitError as error:
         return report(error, flags_of(parser))
+
+
+def _refuse_without_effect(options: argparse.Namespace) -> None:
+    """Refuse options that the way of serving does not have.
+
+    Raises:
+        UsageError: One was given.
+    """
+    if options.release and not options.ngc:
+        raise UsageError("`release` is of NVIDIA's image: name it together with `ngc`")
+    for name in ("allow", "verbose", "command"):
+        if options.ngc and getattr(options, name):
+            what = "a command" if name == "command" else f"`{name}`"
+            raise UsageError(f"{what} and `ngc` do not go together: NVIDIA's image is only started")
 
 
 def _port(text: str) -> int:
@@ -57,13 +76,18 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _address(text: str) -> str:
+    if not text.strip():  # the socket's own meaning of it is every interface
+        raise argparse.ArgumentTypeError("it is empty: name an address of this machine")
+    return text
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=as_typed("python -m server"),
         description="Start a tritonserver on a model repository: the one on PATH, or else the one "
         "of the nvidia-pytriton wheel.",
         epilog=as_typed(_EPILOG),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_version(parser)
     parser.add_argument(
@@ -104,12 +128,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--address",
+        type=_address,
         default="127.0.0.1",
+        metavar="HOST",
         help="the interface to listen on (default: 127.0.0.1). The embedded server is of release "
         "24.10 and lacks later security fixes: use --ngc to serve other machines",
     )
     parser.add_argument(
-        "--control", action="store_true", help="let clients load, reload and unload models"
+        "--allow",
+        action="append",
+        default=[],
+        choices=_PROTOCOLS,
+        metavar="PROTOCOL",
+        help="open a protocol to callers without the key of this launch: "
+        f"{', '.join(_PROTOCOLS)}; may be given several times. The key is in a file that only you "
+        "can read, where your own `python -m client` finds it",
     )
     parser.add_argument(
         "--verbose", action="store_true", help="print the server's whole log, not only its errors"
@@ -121,9 +154,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--release",
-        default=TRITON_RELEASE,
         metavar="YY.MM",
-        help=f"the release of that image (default: {TRITON_RELEASE})",
+        help=f"with --ngc: the release of that image (default: {TRITON_RELEASE})",
     )
     parser.add_argument(
         "command",
@@ -135,7 +167,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from seresnext101_triton.server.launcher import Ports, Server
+    from seresnext101_triton.server.launcher import Server
+    from seresnext101_triton.server.ports import Ports
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     ports = Ports(options.grpc_port, options.http_port, options.metrics_port)
@@ -145,7 +178,7 @@ def _serve(options: argparse.Namespace) -> int:
         address=options.address,
         verbose=options.verbose,
         only=options.only,
-        control=options.control,
+        allow=options.allow,
     )
     try:
         _say(f"loading {options.repository} ...")
@@ -163,18 +196,24 @@ def _serve(options: argparse.Namespace) -> int:
 def _announce(server: Server) -> None:
     for model in server.models:
         _say(f"  {model.name} version {model.version}: ready")
-    host = server.url.rpartition(":")[0]
+    host = server.launch.http_host
     _say(
-        f"gRPC {server.url} · HTTP {host}:{server.ports.http} · metrics http://{host}:{server.ports.metrics}/metrics"
+        f"gRPC {server.url} · HTTP {host}:{server.ports.http} · "
+        f"metrics http://{host}:{server.ports.metrics}/metrics"
     )
 
 
 def _run(command: Sequence[str], server: Server) -> int:
     from seresnext101_triton.client.classifier import URL_VARIABLE
+    from seresnext101_triton.client.launches import LAUNCH_VARIABLE
 
     # The command `seresnext101` is found without an activated environment too.
     path = f"{os.environ.get('PATH', os.defpath)}:{Path(sys.executable).parent}"
-    environment = os.environ | {URL_VARIABLE: server.url, "PATH": path}
+    environment = os.environ | {
+        URL_VARIABLE: server.url,
+        LAUNCH_VARIABLE: str(server.launch.file),
+        "PATH": path,
+    }
     try:
         return subprocess.run(command, env=environment).returncode
     except OSError as error:
@@ -182,12 +221,12 @@ def _run(command: Sequence[str], server: Server) -> int:
 
 
 def _serve_in_docker(options: argparse.Namespace) -> int:
-    from seresnext101_triton.server.launcher import Ports
     from seresnext101_triton.server.ngc import docker_command
+    from seresnext101_triton.server.ports import Ports
 
     ports = Ports(options.grpc_port, options.http_port, options.metrics_port)
     command = docker_command(
-        options.repository, ports, options.address, options.release, options.only
+        options.repository, ports, options.address, options.release or TRITON_RELEASE, options.only
     )
     _say(shlex.join(command))
     if not shutil.which("docker"):

@@ -29,9 +29,24 @@ class PortInUse(ServerError):
     """The server cannot listen on a requested port, for example because another process does."""
 
 
+class WorkspaceError(ServerError):
+    """The temporary folder or the shared memory of this machine cannot hold a server's files.
+
+    The exit code is EX_CANTCREAT of sysexits.h.
+    """
+
+    exit_code = 73
+
+
 class LoadError(ServerError):
     """The server started, but could not load a model."""
 
 
 class ReleaseError(ServerError):
-    """A release of tritonserver is unknown, or cannot load an artifact."""
+    """A release of tritonserver cannot load an artifact."""
+
+
+class UnknownRelease(ReleaseError):
+    """No release of tritonserver has this name. The exit code is argparse's own."""
+
+    exit_code = 2

@@ -2,131 +2,53 @@
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import os
 import re
+import secrets
+import shutil
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import threading
-from collections import deque
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
-from seresnext101_triton.client.connection import Connection
+from seresnext101_triton.client.launches import Launch
+from seresnext101_triton.client.output import say
 from seresnext101_triton.client.served import ModelState
-from seresnext101_triton.client.transport import TransportOptions
+from seresnext101_triton.client.transport import Tls
 from seresnext101_triton.server import installation
+from seresnext101_triton.server.access import key_arguments, restricted_without, tls_arguments
 from seresnext101_triton.server.backends import REPOSITORY_VARIABLE
-from seresnext101_triton.server.errors import LoadError, NothingToServe, PortInUse, ServerError
+from seresnext101_triton.server.control import LOAD_TIMEOUT_S, Control
+from seresnext101_triton.server.errors import LoadError, ServerError
+from seresnext101_triton.server.models import served_models
+from seresnext101_triton.server.ports import (
+    LOCALHOST,
+    Ports,
+    bare_address,
+    family,
+    listens,
+    occupied,
+)
+from seresnext101_triton.server.process import EXIT_TIMEOUT_S, TritonProcess
+from seresnext101_triton.server.registry import Registration, sweep
+from seresnext101_triton.server.workspace import Workspace, unusable
 
-LOCALHOST = "127.0.0.1"
-LOAD_TIMEOUT_S = 600.0
-EXIT_TIMEOUT_S = 10
-_LOG_LINES_KEPT = 200
-_PR_SET_PDEATHSIG = 1
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  (where Linux keeps POSIX shared memory)
-_ANY_INTERFACE = ("0.0.0.0", "::")  # noqa: S104
+_POLL_S = 0.1
+_DRAIN_S = 10.0
 _PARSE_ERROR = "[libprotobuf ERROR"
-_SEVERE = re.compile(r"^[EF]\d{4} ")
-
-
-@dataclass(frozen=True)
-class Ports:
-    """The ports of the three endpoints. 0 means a free port.
-
-    Attributes:
-        grpc: Port for gRPC.
-        http: Port for HTTP.
-        metrics: Port for metrics.
-    """
-
-    grpc: int = 8001
-    http: int = 8000
-    metrics: int = 8002
-
-    def resolve(self, address: str) -> Ports:
-        """These ports with a free port in place of each 0.
-
-        Args:
-            address: The interface to listen on.
-
-        Raises:
-            PortInUse: Another process listens on a requested port.
-        """
-        taken: list[socket.socket] = []
-        asked = [port for port in vars(self).values() if port]
-        if len(set(asked)) < len(asked):
-            raise PortInUse(f"each endpoint needs a port of its own, and not {asked}")
-        try:
-            for name, port in vars(self).items():
-                candidate = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
-                taken.append(candidate)
-                candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    candidate.bind((address, port))
-                except (OSError, OverflowError) as error:
-                    raise PortInUse(_why_not(error, address, name, port)) from None
-            return Ports(*(candidate.getsockname()[1] for candidate in taken))
-        finally:
-            for candidate in taken:
-                candidate.close()
-
-
-def _why_not(error: OSError | OverflowError, address: str, name: str, port: int) -> str:
-    """Why the server cannot listen on a port, and what to do about it."""
-    why = error.strerror if isinstance(error, OSError) else "no such port"
-    text = f"cannot listen on {address}:{port} ({why})"
-    if isinstance(error, socket.gaierror) or getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
-        return f"{text}: `address` must be an address of this machine, for example 127.0.0.1"
-    if getattr(error, "errno", None) == errno.EADDRINUSE:
-        text += ": another server may be running"
-    return f"{text}. Choose another with `{name}_port`, or a free one with `{name}_port=0`"
-
-
-def served_models(repository: Path, names: Sequence[str] = ()) -> list[Path]:
-    """The model folders of a repository that have at least one version.
-
-    Args:
-        repository: The model repository.
-        names: The models to serve. If it is empty, all models are served.
-
-    Raises:
-        NothingToServe: The repository is not a folder, holds no exported model, or lacks a model
-            that was named.
-    """
-    if not repository.is_dir():
-        raise NothingToServe(
-            f"{repository} is not a folder: name a model repository with `repository`"
-        )
-    models = [
-        folder
-        for folder in sorted(repository.iterdir())
-        if folder.is_dir()
-        and not folder.name.startswith(".")
-        and any(path.name.isdigit() for path in folder.iterdir())
-    ]
-    if not models:
-        raise NothingToServe(
-            f"{repository} holds no exported model. Export one: python -m export --weights ngc "
-            f"--repository {repository}"
-        )
-    if unknown := set(names) - {folder.name for folder in models}:
-        known = ", ".join(folder.name for folder in models)
-        missing = ", ".join(sorted(unknown))
-        raise NothingToServe(f"{repository} holds no exported model {missing}: choose from {known}")
-    return [folder for folder in models if not names or folder.name in names]
+_LOST_PORT = re.compile(r"Socket '.*:(\d+)' already in use")
+_TRIES = 3  # to find free ports that nobody takes before the server does
 
 
 class Server:
     """A running tritonserver.
 
     Use it as a context manager. The exit ends the server and all processes that it started.
+
+    Callers need the key of the launch to load models, to share memory, and to change the log and
+    the trace. The clients of this toolkit find the key if the same user runs them.
 
     Args:
         repository: The model repository. Folders without a version are left out, because with them
@@ -136,11 +58,18 @@ class Server:
             server's core lacks later security fixes.
         verbose: Whether to print the server's whole log to standard error, not only its errors.
         only: Names of the models to serve. If it is empty, all models are served.
-        control: Whether clients may load and unload models, also with another config.
+        allow: Protocols of `seresnext101_triton.server.access.RESTRICTED` that are open to callers
+            without the key.
+        tls: The certificate and the key of the gRPC endpoint, and the authorities of the clients
+            for mutual TLS. HTTP and metrics, for which Triton has no TLS, are then opened to this
+            machine only.
+        note: A function that is called with each line that a user should see.
 
     Attributes:
         ports: The ports on which the server listens. They are known after `start`.
         models: The models that it serves. They are known after `wait_until_ready`.
+        launch: What other processes know of it. It is known after `start`.
+        process: Its process. It is known after `start`.
     """
 
     def __init__(  # noqa: PLR0913  (one argument for each independent option)
@@ -151,34 +80,37 @@ class Server:
         address: str = LOCALHOST,
         verbose: bool = False,
         only: Sequence[str] = (),
-        control: bool = False,
+        allow: Sequence[str] = (),
+        tls: Tls | None = None,
+        note: Callable[[str], None] = say,
     ) -> None:
         self.repository = repository
-        self._only = only
-        self._control = ["--model-control-mode=none"]
-        if control:
-            self._control = ["--model-control-mode=explicit", "--load-model=*"]
-        self.address = address
-        self.ports = ports or Ports()
+        self.address = bare_address(address)
+        self.ports = self._asked = ports or Ports()
         self.models: list[ModelState] = []
-        self._verbose = verbose
-        self._ready = False
-        self._log: deque[str] = deque(maxlen=_LOG_LINES_KEPT)
-        self._process: subprocess.Popen[str] | None = None
-        self._workspace: tempfile.TemporaryDirectory[str] | None = None
-        self._shared_memory = f"triton-{os.getpid()}-{id(self):x}-"
+        self.process: TritonProcess | None = None
+        self._only, self._tls, self._verbose, self._note = only, tls, verbose, note
+        self._restricted = restricted_without(allow)
+        self._tries = _TRIES
+        self._key = secrets.token_hex(16)
+        self._registration: Registration | None = None
+        self._workspace: Workspace | None = None
 
     @property
     def url(self) -> str:
-        """`host:port` of the gRPC endpoint for clients on this machine."""
-        host = LOCALHOST if self.address in _ANY_INTERFACE else self.address
-        return f"[{host}]:{self.ports.grpc}" if ":" in host else f"{host}:{self.ports.grpc}"
+        """The gRPC endpoint for clients on this machine: `host:port`, or `grpcs://host:port`."""
+        return self.launch.url
 
     @property
     def pid(self) -> int:
         """The process id of the server. It is known after `start`."""
-        assert self._process is not None
-        return self._process.pid
+        assert self.process is not None
+        return self.process.pid
+
+    @property
+    def control(self) -> Control:
+        """Loads and unloads models. It is known after `start`."""
+        return Control(self.launch)
 
     def __enter__(self) -> Server:
         try:
@@ -193,147 +125,213 @@ class Server:
         self.stop()
 
     def start(self) -> None:
-        """Start the server's process. The kernel ends it if this process ends.
+        """Prepare all that a server needs, and start its process.
 
         Raises:
-            ServerError: There is no model, no tritonserver, or a port is in use.
+            ServerError: There is no model, no tritonserver, a port is in use, or this machine has
+                no room for the files of a server.
         """
-        models = served_models(self.repository, self._only)
-        self.ports = self.ports.resolve(self.address)
-        self._workspace = tempfile.TemporaryDirectory(prefix="tritonserver-")
-        workspace = Path(self._workspace.name)
-        self._view = workspace / "models"
-        self._view.mkdir()
-        for folder in models:
-            (self._view / folder.name).symlink_to(folder.resolve())
-        triton = installation.find(workspace)
-        self._process = subprocess.Popen(
-            [
-                str(triton.executable),
-                f"--model-repository={self._view}",
-                *triton.arguments,
-                *self._arguments(),
-            ],
+        sweep()
+        models = served_models(self.repository, self._only, self._note)
+        self.ports = self._asked.resolve(self.address)
+        self._registration = Registration()
+        self._workspace = Workspace(self._registration.name)
+        self._workspace.link(models)
+        try:
+            self._triton = installation.find(self._workspace.folder)
+        except (OSError, shutil.Error) as error:
+            raise unusable(self._workspace.folder.parent, error) from None
+        self.launch = Launch(
+            pid=os.getpid(),
+            repository=str(self.repository.resolve()),
+            address=self.address,
+            **vars(self.ports),
+            key=self._key,
+            restricted=self._restricted,
+            workspace=str(self._workspace.folder),
+            shared_memory=self._workspace.shared_memory,
+            tls=self._tls is not None,
+            file=self._registration.file,
+        )
+        self.start_process()
+
+    def start_process(self) -> None:
+        """Start the server's process, for the first time or again."""
+        assert self._registration is not None and self._workspace is not None
+        self.publish(**vars(self.ports))
+        self.process = TritonProcess(
+            [str(self._triton.executable), *self._triton.arguments, *self._arguments()],
+            os.environ
+            | self._triton.environment
+            | {REPOSITORY_VARIABLE: str(self._workspace.models)},
             # The stub (the process in which Triton runs a Python backend) puts its working
             # directory first on sys.path. The backends import `seresnext101_triton` from there.
-            cwd=Path(__file__).parents[2],
-            env=os.environ | triton.environment | {REPOSITORY_VARIABLE: str(self._view)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,  # Ctrl-C reaches only this process, which ends the server
-            preexec_fn=_end_with_parent,
+            Path(__file__).parents[2],
+            lock=self._registration.lock,
+            secret=self._key,
+            note=self._note,
+            verbose=self._verbose,
         )
-        self._pump = threading.Thread(target=self._pump_log, daemon=True)
-        self._pump.start()
 
     def wait_until_ready(self, timeout_s: float = LOAD_TIMEOUT_S) -> None:
         """Return as soon as every model has been loaded and warmed up.
 
         Raises:
             LoadError: A model could not be loaded. The message has the server's reason.
+            PortInUse: Another process took a port before the server did.
             ServerError: The server ended, or took longer than `timeout_s` seconds.
         """
-        assert self._process is not None
-        with Connection(self.url, TransportOptions(retries=0)) as connection:
-            # The server opens its ports as soon as every model is loaded or has failed.
-            for _ in range(round(timeout_s / 0.1)):
-                if connection.is_live():
-                    break
-                with suppress(subprocess.TimeoutExpired):
-                    self._process.wait(0.1)
-                    code = self._process.returncode
-                    raise ServerError(
-                        f"tritonserver ended with code {code} before it was ready:\n"
-                        f"{self.log_tail()}"
-                    )
-            else:
+        deadline = time.monotonic() + timeout_s
+        while not self.is_up():
+            if time.monotonic() > deadline:
                 raise ServerError(
                     f"tritonserver was not ready within {timeout_s:.0f} s:\n{self.log_tail()}"
                 )
-            self.models = connection.models()
-            failed = [model for model in self.models if model.state != "READY"]
-            if failed:
-                lines = [
-                    f"model {model.name!r} cannot be loaded: {self._reason(model)}"
-                    for model in failed
-                ]
-                if len(failed) < len(self.models):
-                    lines.append("serve the others with `only=NAME`")
-                raise LoadError("\n".join(lines))
-            if not connection.is_ready():
-                lines = ["tritonserver does not call itself ready:"]
-                raise LoadError("\n".join(lines + list(filter(_SEVERE.match, self._log))))
-        self._ready = True
+            time.sleep(_POLL_S)
+
+    def is_up(self) -> bool:
+        """Whether the server has been started completely, asked once.
+
+        Only the process that `start_process` started counts, and not another server that listens
+        on the same ports.
+
+        Raises:
+            ServerError: As for `wait_until_ready`.
+        """
+        assert self.process is not None
+        code = self.process.poll()
+        if code is not None:
+            self._ended_early(code)
+            return False
+        # The server opens its ports as soon as every model is loaded or has failed.
+        if not all(listens(self.process.pid, port) for port in vars(self.ports).values()):
+            return False
+        if not self.control.is_live():
+            return False
+        self.models = self.control.index()
+        self._check_models()
+        self.process.shows_errors = True
+        self._asked = self.ports  # after a restart, clients find the server where it was
+        self.publish(state="ready")
+        return True
+
+    def publish(self, **changes: object) -> None:
+        """Write changed facts of the launch for other processes."""
+        assert self._registration is not None
+        self.launch = replace(self.launch, **changes)  # type: ignore[arg-type]
+        self._registration.write(self.launch)
 
     def wait(self) -> int:
         """Block until the server ends, and return its exit code."""
-        assert self._process is not None
-        return self._process.wait()
+        assert self.process is not None
+        code = self.process.wait()
+        assert code is not None
+        return code
+
+    def drain(self, timeout_s: float = _DRAIN_S) -> None:
+        """Take no more requests, and wait until those in flight are answered.
+
+        The server says that it is not ready from the beginning on.
+        """
+        self.publish(state="stopping")
+        names = sorted({model.name for model in self.models})
+        with suppress(ServerError):
+            for name in names:
+                self.control.unload(name)
+            self.control.wait_until_unloaded(names, timeout_s)
 
     def stop(self) -> None:
         """End the server after it has answered the requests in flight.
 
         This can be called at any time.
         """
-        self._ready = False
-        if self._process is not None:
-            self._process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(EXIT_TIMEOUT_S + 5)
-            # Stubs and other processes that are left are in the server's process group.
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._pump.join()
-        for region in _SHARED_MEMORY.glob(f"{self._shared_memory}*"):
-            region.unlink(missing_ok=True)
+        if self.process is not None:
+            self.process.end()
         if self._workspace is not None:
-            self._workspace.cleanup()
+            self._workspace.remove()
+            self._workspace = None
+        if self._registration is not None:
+            self._registration.remove()
+            self._registration = None
 
     def log_tail(self, lines: int = 20) -> str:
         """The last lines of the server's log."""
-        return "\n".join(list(self._log)[-lines:])
+        return "\n".join(self.process.log()[-lines:]) if self.process else ""
+
+    def _ended_early(self, code: int) -> None:
+        """Start again with other ports if a free port was taken by another process meanwhile.
+
+        Raises:
+            PortInUse: A port was lost that was asked for.
+            ServerError: The server ended for another reason.
+        """
+        assert self.process is not None
+        self.process.settle_log()
+        lost = _LOST_PORT.search("\n".join(self.process.log()))
+        if not lost:
+            raise ServerError(
+                f"tritonserver ended with {_ending(code)} before it was ready:\n{self.log_tail()}"
+            )
+        name = next(name for name, port in vars(self.ports).items() if port == int(lost[1]))
+        self._tries -= 1
+        if getattr(self._asked, name) or not self._tries:
+            raise occupied(self.address, name, int(lost[1]))
+        self.process.end()
+        self.ports = self._asked.resolve(self.address)
+        self.start_process()
+
+    def _check_models(self) -> None:
+        """Raise `LoadError` if a model is not ready."""
+        assert self.process is not None
+        failed = [model for model in self.models if model.state != "READY"]
+        if failed:
+            lines = [
+                f"model {model.name!r} cannot be loaded: {self._reason(model)}" for model in failed
+            ]
+            if len(failed) < len(self.models):
+                lines.append("serve the others with `only=NAME`")
+            raise LoadError("\n".join(lines))
+        if not self.control.is_ready():
+            lines = ["tritonserver does not call itself ready:", *self.process.severe()]
+            raise LoadError("\n".join(lines))
 
     def _reason(self, model: ModelState) -> str:
         """Why a model cannot be loaded. If its config cannot be parsed, only the log has this."""
+        assert self.process is not None
+        severe = self.process.severe()
         logged = [
             line
-            for line in self._log
-            if line.startswith(_PARSE_ERROR) or (_SEVERE.match(line) and f"'{model.name}'" in line)
+            for line in self.process.log()
+            if line.startswith(_PARSE_ERROR) or (line in severe and f"'{model.name}'" in line)
         ]
         reason = model.reason or " ".join(line.partition("] ")[2].strip('"') for line in logged)
         # What follows " At: /" is the place in a backend's code.
         plain = " ".join(reason.split()).partition(" At: /")[0]
-        return plain.replace(str(self._view), str(self.repository))
+        return plain.replace(str(self.launch.models_folder), str(self.repository))
 
     def _arguments(self) -> list[str]:
+        is_ipv6 = family(self.address) == 6
+        web = self.launch.http_host.strip("[]") if self._tls else self.address
+        web = f"ipv6:{web}" if ":" in web else web  # as libevent, Triton's HTTP library, takes it
         return [
-            *self._control,
+            f"--model-repository={self.launch.models_folder}",
+            "--model-control-mode=explicit",
+            "--load-model=*",
+            *key_arguments(self.launch.restricted, self.launch.key),
+            *tls_arguments(self._tls),
             "--exit-on-error=false",  # the repository index then has the reason
             "--strict-readiness=true",
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
-            f"--grpc-address={self.address}",
-            f"--http-address={self.address}",
-            f"--metrics-address={self.address}",
+            f"--grpc-address={f'[{self.address}]' if is_ipv6 else self.address}",
+            f"--http-address={web}",
+            f"--metrics-address={web}",
             f"--grpc-port={self.ports.grpc}",
             f"--http-port={self.ports.http}",
             f"--metrics-port={self.ports.metrics}",
-            f"--backend-config=python,shm-region-prefix-name={self._shared_memory}",
+            f"--backend-config=python,shm-region-prefix-name={self.launch.shared_memory}",
         ]
 
-    def _pump_log(self) -> None:
-        """Keep the end of the log, and print the lines that a user should see."""
-        assert self._process is not None and self._process.stdout is not None
-        with self._process.stdout as log:
-            for line in log:
-                self._log.append(line.rstrip("\n"))
-                if self._verbose or (self._ready and _SEVERE.match(line)):
-                    print(line, end="", file=sys.stderr, flush=True)
 
-
-def _end_with_parent() -> None:
-    """Let the kernel end the server when this process is killed (prctl(2))."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def _ending(code: int) -> str:
+    """How a process ended, in words."""
+    return f"code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"

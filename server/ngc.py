@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from seresnext101_triton.server import ENGINE_CACHE, TRITON_RELEASE
-from seresnext101_triton.server.launcher import LOCALHOST, Ports, served_models
+from seresnext101_triton.server.models import served_models
+from seresnext101_triton.server.ports import LOCALHOST, Ports
 from seresnext101_triton.server.releases import release
 
 _VOLUME = "seresnext101-engines"
@@ -33,7 +34,7 @@ def docker_command(
 
     Raises:
         NothingToServe: Nothing has been exported.
-        ReleaseError: The release is not known.
+        UnknownRelease: The release is not known.
     """
     folders = served_models(repository, only)
     mounts = [f"--volume={folder.resolve()}:/models/{folder.name}:ro" for folder in folders]

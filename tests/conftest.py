@@ -27,7 +27,8 @@ from seresnext101_triton.export.pipeline import Outcome, export
 from seresnext101_triton.export.reporting import Reporter
 from seresnext101_triton.export.request import Request
 from seresnext101_triton.export.serving import Serving
-from seresnext101_triton.server.launcher import Ports, Server
+from seresnext101_triton.server.launcher import Server
+from seresnext101_triton.server.ports import Ports
 from tests.trained import Trained, digits_in
 
 # The default profile runs the same examples every time, so that a failure is due to the change that

@@ -17,8 +17,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from platformdirs import user_cache_path
-
 from seresnext101_triton.export.digest import sha256
 from seresnext101_triton.export.errors import BuildError, MissingHardware, OptionError
 from seresnext101_triton.export.format import INPUT, Format, Proof
@@ -198,6 +196,8 @@ class TensorRT(Format):
             config.optimization.cuda.graph_spec.add(batch_size=batch)
 
     def _build(self, material: Material, path: Path, profile: Profile, reporter: Reporter) -> Plan:
+        from platformdirs import user_cache_path
+
         cache = user_cache_path("seresnext101-triton")
         precision = material.precision
         spec = BuildSpec(material.graph, path, profile, self.tuning, precision, cache)

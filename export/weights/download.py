@@ -22,7 +22,6 @@ from urllib.parse import urljoin
 
 import requests
 import urllib3
-from platformdirs import user_cache_path
 
 from seresnext101_triton.export.digest import sha256
 from seresnext101_triton.export.errors import CheckpointError, SourceUnavailable
@@ -82,6 +81,8 @@ class UrlSource:
 
 def cache_folder() -> Path:
     """torch.hub's folder of checkpoints, so that what it has downloaded is not downloaded again."""
+    from platformdirs import user_cache_path
+
     home = os.environ.get("TORCH_HOME") or user_cache_path("torch")
     return Path(home) / "hub" / "checkpoints"
 

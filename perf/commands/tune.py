@@ -68,7 +68,7 @@ def _tune(arguments: argparse.Namespace) -> int:
 
     repository, bound_ms = arguments.repository, arguments.p99_ms
     load = Load(arguments.model, arguments.batch, arguments.concurrency)
-    with serving(repository, [load.model], control=True) as server:
+    with serving(repository, [load.model], allow=["model-repository"]) as server:
         model = server.describe(load.model)
         tuner = Tuner(server, repository, load, bound_ms, window_s=arguments.window)
         tuning = tuner.search(arguments.rounds, _note_trial)

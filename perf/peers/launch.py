@@ -24,7 +24,7 @@ from seresnext101_triton.client.images import sample_photographs
 from seresnext101_triton.perf.eager import architecture_named, prepare, top5
 from seresnext101_triton.perf.errors import PerfError
 from seresnext101_triton.server.installation import libpython_folder
-from seresnext101_triton.server.launcher import LOCALHOST, Ports
+from seresnext101_triton.server.ports import LOCALHOST, Ports
 
 _START_S = 120.0
 User = Callable[[bytes], list[int]]  # sends an image file, and returns the top-5

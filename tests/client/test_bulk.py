@@ -28,7 +28,8 @@ from seresnext101_triton.client.records import records_at
 from seresnext101_triton.client.sources import expand
 from seresnext101_triton.export.pipeline import export
 from seresnext101_triton.export.serving import Serving
-from seresnext101_triton.server.launcher import Ports, Server
+from seresnext101_triton.server.launcher import Server
+from seresnext101_triton.server.ports import Ports
 from tests.conftest import FREE_PORTS, QUIET, tiny_request
 from tests.export.test_repository import mounted
 
@@ -124,8 +125,7 @@ def test_a_server_that_is_killed_and_started_again(repository, photos, tmp_path)
 
     def progress(tally):
         if tally.answered >= 10 and not killed.is_set():
-            assert first._process is not None
-            first._process.kill()
+            os.kill(first.pid, signal.SIGKILL)
             first.stop()
             killed.set()
 
@@ -163,7 +163,9 @@ def test_a_model_that_is_unloaded_under_way(repository, photos, tmp_path):
     """The run ends with what was answered; when the model is back, the next goes on."""
     output = tmp_path / "answers.jsonl"
     with (
-        Server(repository, ports=FREE_PORTS, only=["tiny_onnx"], control=True) as server,
+        Server(
+            repository, ports=FREE_PORTS, only=["tiny_onnx"], allow=["model-repository"]
+        ) as server,
         grpcclient.InferenceServerClient(server.url) as operator,
         Classifier(server.url, "tiny_onnx") as classifier,
     ):
@@ -522,14 +524,14 @@ def test_sigterm_ends_a_run_whose_server_does_not_answer(repository, photos, tmp
             ),
             *("--url", url, "--protocol", protocol),
         )
-        assert process.stdout is not None and server._process is not None
+        assert process.stdout is not None
         assert "5\n" in iter(process.stdout.readline, "")
-        server._process.send_signal(signal.SIGSTOP)
+        os.kill(server.pid, signal.SIGSTOP)
         try:
             process.send_signal(signal.SIGTERM)
             _, err = process.communicate(timeout=300)
         finally:
-            server._process.send_signal(signal.SIGCONT)
+            os.kill(server.pid, signal.SIGCONT)
     assert process.returncode == 130
     assert "run again to go on" in err and "Traceback" not in err
     assert len(lines(output)) >= 5

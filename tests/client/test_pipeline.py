@@ -21,10 +21,10 @@ from seresnext101_triton.client.contract import Preprocessing
 from seresnext101_triton.client.decoding import Prediction, decode
 from seresnext101_triton.client.errors import (
     AnswerError,
-    ClientError,
     ContractError,
     ImageError,
     ModelUnavailable,
+    UsageError,
 )
 from seresnext101_triton.server.launcher import Server
 from tests.conftest import FREE_PORTS, write_model
@@ -315,7 +315,7 @@ def test_nothing_is_asked_any_more_once_a_stream_is_left(classifier, monkeypatch
     ("batch", "in_flight"), [(0, None), (5, None), (-1, None), (1, 0), (1, -1)]
 )
 def test_batches_and_requests_out_of_range(classifier, batch, in_flight):
-    with pytest.raises(ClientError, match="images, not|must be in flight"):
+    with pytest.raises(UsageError, match="`batch` must be|`in_flight` must be"):
         list(classifier.stream([BRIGHT], batch=batch, in_flight=in_flight))
 
 

@@ -65,7 +65,7 @@ def test_what_is_chosen_is_written_served_and_undone(own, capsys):
     path = own / "tiny_onnx" / "config.pbtxt"
     before = path.read_bytes()
     setting = Setting(instances=2, threads=1, max_batch=2, delay_us=500)
-    with serving(own, ["tiny_onnx"], control=True) as running:
+    with serving(own, ["tiny_onnx"], allow=["model-repository"]) as running:
         tuner = Tuner(running, own, Load("tiny_onnx"), None)
         assert tuner.current == Setting(1, 0, 4, 0)
         tuner.write(setting)
@@ -87,7 +87,7 @@ def test_a_model_without_a_batcher(repository, tmp_path):
     """There is nothing to ask about batches, and a config with a batcher would not load."""
     own = tmp_path / "models"
     shutil.copytree(repository / "tiny_openvino", own / "tiny_openvino")
-    with serving(own, ["tiny_openvino"], control=True) as running:
+    with serving(own, ["tiny_openvino"], allow=["model-repository"]) as running:
         tuner = Tuner(running, own, Load("tiny_openvino"), None, window_s=0.1)
         assert tuner.current == Setting(2, 0, 0, 0)
         tuning = tuner.search(2)

@@ -14,14 +14,16 @@ from pathlib import Path
 import pytest
 
 from seresnext101_triton.client.connection import Connection
-from seresnext101_triton.server import ENGINE_CACHE, cli, installation, launcher
+from seresnext101_triton.server import ENGINE_CACHE, cli, installation
 from seresnext101_triton.server.errors import (
     InstallationError,
     LoadError,
     NothingToServe,
     PortInUse,
 )
-from seresnext101_triton.server.launcher import Ports, Server, served_models
+from seresnext101_triton.server.launcher import Server
+from seresnext101_triton.server.models import served_models
+from seresnext101_triton.server.ports import Ports
 from tests.conftest import FREE_PORTS, children, onnx_convolution, write_model
 
 FREE = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
@@ -216,7 +218,7 @@ def test_it_listens_on_this_machine_only_and_takes_no_model_control(server):
     assert server.url.startswith("127.0.0.1:")
     with (
         triton.InferenceServerClient(server.url) as client,
-        pytest.raises(InferenceServerException, match="explicit model load / unload"),
+        pytest.raises(InferenceServerException, match="This protocol is restricted"),
     ):
         client.unload_model("tiny_onnx")
     listening = Path("/proc/net/tcp").read_text()
@@ -295,13 +297,13 @@ def test_the_docker_line_of_a_machine_with_a_gpu(small, monkeypatch, capsys):
     assert "--gpus=all" in line
     assert f"--volume=seresnext101-engines:{ENGINE_CACHE}" in line
     assert "nvcr.io/nvidia/tritonserver:26.08-py3" in line
-    assert cli.main(["--repository", str(small), "--ngc", "--release", "1.2"]) == 1
+    assert cli.main(["--repository", str(small), "--ngc", "--release", "1.2"]) == 2
     assert "1.2 is not a known release" in capsys.readouterr().err
 
 
 def test_the_log_can_be_asked_for(small):
     with Server(small, ports=FREE_PORTS) as server:
-        assert "Started GRPCInferenceService" in server.log_tail(launcher._LOG_LINES_KEPT)
+        assert "Started GRPCInferenceService" in server.log_tail(200)
 
 
 @pytest.mark.parametrize("port", ["-1", "65536", "99999", "1e3", "x"])
@@ -310,6 +312,28 @@ def test_a_port_that_does_not_exist_is_wrong_usage(small, capsys, port):
         cli.main(["--repository", str(small), "--grpc-port", port])
     assert end.value.code == 2
     assert "a port is a number of 0 to 65535" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--release", "24.10"], "--release is of NVIDIA's image: name it together with --ngc"),
+        (["--ngc", "--release", "abc"], "abc is not a known release of tritonserver"),
+        (["--ngc", "--allow", "model-repository"], "--allow and --ngc do not go together"),
+        (["--ngc", "--verbose"], "--verbose and --ngc do not go together"),
+        (["--ngc", "--", "true"], "a command and --ngc do not go together"),
+    ],
+)
+def test_options_without_an_effect_are_wrong_usage(small, capsys, arguments, message):
+    assert cli.main(["--repository", str(small), *arguments]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
+def test_no_address_is_not_every_address(small, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--repository", str(small), "--address", ""])
+    assert end.value.code == 2
+    assert "it is empty: name an address" in capsys.readouterr().err
 
 
 def test_ports_that_cannot_be_used_together():

@@ -1,0 +1,168 @@
+"""Loads and unloads models of a server that runs, with the key of its launch.
+
+`running(repository)` finds the servers of a repository that this user runs, also from another
+process. `Control` asks one of them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import http.client
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from seresnext101_triton.client.launches import KEY_NAME, Launch, running_launches
+from seresnext101_triton.client.served import ModelState, version_order
+from seresnext101_triton.server.errors import LoadError, ServerError
+
+# A model loads within minutes, and every other question is answered at once.
+LOAD_TIMEOUT_S = 600.0
+_ANSWER_TIMEOUT_S = 10.0
+_POLL_S = 0.1
+
+
+def running(repository: Path) -> list[Launch]:
+    """The launches of this user that serve a repository now."""
+    wanted = str(repository.resolve())
+    return [launch for launch in running_launches() if launch.repository == wanted]
+
+
+class Control:
+    """Asks the server of one launch, over HTTP on this machine.
+
+    Each question has a connection of its own, because a server that ends waits for the connections
+    that are open. Any thread may use it.
+
+    Args:
+        launch: The launch, as `running` or `Server.launch` gives it.
+
+    All methods raise `ServerError` if the server does not answer.
+    """
+
+    def __init__(self, launch: Launch) -> None:
+        self.launch = launch
+
+    def is_live(self) -> bool:
+        """Whether the server answers."""
+        try:
+            return self._ask("GET", "health/live")[0] == http.client.OK
+        except ServerError:
+            return False
+
+    def is_ready(self) -> bool:
+        """Whether the server calls itself and all its models ready."""
+        return self._ask("GET", "health/ready")[0] == http.client.OK
+
+    def index(self) -> list[ModelState]:
+        """The server's models and their states, sorted by name and version.
+
+        Raises:
+            ServerError: The server does not accept the key of the launch.
+        """
+        status, answer = self._ask("POST", "repository/index", {})
+        if status != http.client.OK or not isinstance(answer, list):
+            raise ServerError(f"{self._place} does not list its models: {_said(answer)}")
+        names = ("name", "version", "state", "reason")
+        states = [ModelState(**{name: model.get(name, "") for name in names}) for model in answer]
+        return sorted(states, key=lambda model: (model.name, version_order(model.version)))
+
+    def load(self, model: str, timeout_s: float = LOAD_TIMEOUT_S) -> None:
+        """Load a model, or load it again if its files have changed.
+
+        Triton reads `config.pbtxt` again and loads the versions that its version policy names. It
+        goes on serving the versions of before until the new ones are ready, and keeps them if the
+        new ones cannot be loaded. It does nothing if nothing has changed.
+
+        Raises:
+            LoadError: The model cannot be loaded. The message has the server's reason.
+        """
+        with self.exclusively():
+            self._change(model, "load", timeout_s)
+
+    def unload(self, model: str, timeout_s: float = _ANSWER_TIMEOUT_S) -> None:
+        """Unload a model. Requests in flight are answered; later ones are refused at once.
+
+        Raises:
+            LoadError: The server refuses it.
+        """
+        with self.exclusively():
+            self._change(model, "unload", timeout_s)
+
+    def reload(self, model: str, timeout_s: float = LOAD_TIMEOUT_S) -> None:
+        """Unload a model and load it, so that all its processes are new.
+
+        Raises:
+            LoadError: The model cannot be loaded again.
+        """
+        with self.exclusively():
+            self._change(model, "unload", _ANSWER_TIMEOUT_S)
+            self._change(model, "load", timeout_s)
+
+    def wait_until_unloaded(self, models: Sequence[str], timeout_s: float) -> bool:
+        """Wait until models have answered their last request. False if time has run out."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            states = {state.state for state in self.index() if state.name in models}
+            if not states & {"READY", "UNLOADING", "LOADING"}:
+                return True
+            time.sleep(_POLL_S)
+        return False
+
+    @contextmanager
+    def exclusively(self) -> Iterator[None]:
+        """Keep other processes from changing models of this server in the meantime."""
+        try:
+            lock = self.launch.file.with_suffix(".control").open("rb")
+        except OSError:
+            raise ServerError(f"the server at {self._place} has ended") from None
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    @property
+    def _place(self) -> str:
+        return f"{self.launch.http_host}:{self.launch.http}"
+
+    def _change(self, model: str, change: str, timeout_s: float) -> None:
+        path = f"repository/models/{quote(model, safe='')}/{change}"
+        status, answer = self._ask("POST", path, {}, timeout_s)
+        if status != http.client.OK:
+            raise LoadError(f"model {model!r} cannot be {change}ed: {_said(answer)}")
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        document: Mapping[str, Any] | None = None,
+        timeout_s: float = _ANSWER_TIMEOUT_S,
+    ) -> tuple[int, Any]:
+        """The status and the JSON of an answer; the JSON is None if there is none."""
+        connection = http.client.HTTPConnection(
+            self.launch.http_host.strip("[]"), self.launch.http, timeout=timeout_s
+        )
+        headers = {KEY_NAME: self.launch.key, "Connection": "close"}
+        body = None if document is None else json.dumps(document).encode()
+        try:
+            connection.request(method, f"/v2/{path}", body, headers)
+            answer = connection.getresponse()
+            content = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise ServerError(
+                f"the server at {self._place} does not answer: {error or type(error).__name__}"
+            ) from None
+        finally:
+            connection.close()
+        try:
+            return answer.status, json.loads(content)
+        except ValueError:
+            return answer.status, None
+
+
+def _said(answer: object) -> str:
+    """Triton's own text of an error."""
+    return str(answer["error"]) if isinstance(answer, dict) and "error" in answer else str(answer)

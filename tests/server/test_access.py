@@ -1,0 +1,143 @@
+"""Who may do what with a running server: strangers, the same user, and the launcher itself."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tritonclient.grpc as grpcclient
+import tritonclient.http as httpclient
+from tritonclient.utils import InferenceServerException
+
+from seresnext101_triton.client import launches
+from seresnext101_triton.client.connection import Connection
+from seresnext101_triton.client.errors import AccessDenied
+from seresnext101_triton.client.launches import KEY_NAME
+from seresnext101_triton.server.control import Control, running
+from seresnext101_triton.server.errors import LoadError, ServerError
+from seresnext101_triton.server.launcher import Server
+from tests.conftest import FREE_PORTS, onnx_convolution, write_model
+
+FORBIDDEN = {
+    "index": lambda client, headers: client.get_model_repository_index(headers=headers),
+    "load": lambda client, headers: client.load_model("tiny_onnx", headers=headers),
+    "unload": lambda client, headers: client.unload_model("nothing", headers=headers),
+    "memory": lambda client, headers: client.register_system_shared_memory(
+        "mine", "/no-such-region", 64, headers=headers
+    ),
+    "level": lambda client, headers: client.update_log_settings(
+        {"log_verbose_level": 0}, headers=headers
+    ),
+    "file": lambda client, headers: client.update_log_settings({"log_file": ""}, headers=headers),
+    "trace": lambda client, headers: client.update_trace_settings(
+        settings={"trace_level": ["OFF"]}, headers=headers
+    ),
+}
+
+
+@pytest.mark.parametrize("call", FORBIDDEN)
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_a_stranger_is_refused_and_the_key_opens(server, protocol, call):
+    """Some calls fail for other reasons with the key, but none because it is restricted."""
+    module = {"grpc": grpcclient, "http": httpclient}[protocol]
+    port = getattr(server.ports, protocol)
+    header = {"grpc": f"triton-grpc-protocol-{KEY_NAME}", "http": KEY_NAME}[protocol]
+    with module.InferenceServerClient(f"127.0.0.1:{port}") as client:
+        for headers in ({}, {header: "0" * 32}):
+            with pytest.raises(InferenceServerException, match="is restricted"):
+                FORBIDDEN[call](client, headers)
+        try:
+            FORBIDDEN[call](client, {header: server.launch.key})
+        except InferenceServerException as error:
+            assert "restricted" not in error.message()
+
+
+@pytest.mark.parametrize("scheme", ["", "http://"])
+def test_the_same_user_finds_the_key_and_a_stranger_does_without_the_index(
+    server, scheme, monkeypatch, tmp_path
+):
+    url = server.url if not scheme else f"http://127.0.0.1:{server.ports.http}"
+    with Connection(url) as connection:
+        assert "tiny_onnx" in connection.ready_models()
+    monkeypatch.setenv(launches.FOLDER_VARIABLE, str(tmp_path))
+    with Connection(url) as connection:
+        with pytest.raises(AccessDenied, match="restricted"):
+            connection.models()
+        connection.wait_until_ready("tiny_onnx")
+        assert connection.describe("tiny_onnx").name == "tiny_onnx"
+    monkeypatch.setenv(launches.LAUNCH_VARIABLE, str(server.launch.file))
+    with Connection(url) as connection:
+        assert "tiny_onnx" in connection.ready_models()
+
+
+def test_the_key_is_for_the_eyes_of_one_user(server):
+    file = server.launch.file
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.parent.stat().st_mode) & 0o022 == 0
+    arguments = Path(f"/proc/{server.pid}/cmdline").read_bytes()
+    assert f"{KEY_NAME}=".encode() in arguments
+    assert server.launch.key.encode() not in arguments
+    assert server.launch.key not in server.log_tail(200)
+
+
+def test_a_file_that_others_can_read_or_that_is_damaged_is_not_used(server, tmp_path, monkeypatch):
+    copy = tmp_path / "copy.json"
+    copy.write_text(server.launch.to_json())
+    copy.chmod(0o644)
+    assert launches.read_launch(copy) is None
+    copy.chmod(0o600)
+    assert launches.read_launch(copy) == replace(server.launch, file=copy)
+    copy.write_text("{}")
+    assert launches.read_launch(copy) is None
+    copy.write_text("[")
+    assert launches.read_launch(copy) is None
+
+
+def test_a_key_goes_to_its_own_server_only(server):
+    from seresnext101_triton.client.address import parse
+
+    here = parse(server.url)
+    assert launches.key_headers(here) == {f"triton-grpc-protocol-{KEY_NAME}": server.launch.key}
+    for other in (f"192.0.2.7:{server.ports.grpc}", "127.0.0.1:1", f"127.0.0.1:{here.port + 1}"):
+        assert server.launch.key not in launches.key_headers(parse(other)).values()
+
+
+def test_another_process_loads_and_unloads_models(tmp_path):
+    """`running` finds the server by its repository, and `Control` has the key."""
+    repository = tmp_path / "models"
+    config = 'platform: "onnxruntime_onnx"'
+    write_model(repository, "convolution", config, {"model.onnx": onnx_convolution((3, 4, 4))})
+    assert running(repository) == []
+    with Server(repository, ports=FREE_PORTS):
+        (launch,) = running(repository)
+        assert (launch.state, launch.pid) == ("ready", os.getpid())
+        control = Control(launch)
+        control.unload("convolution")
+        assert control.wait_until_unloaded(["convolution"], 60)
+        assert [state.state for state in control.index()] == ["UNAVAILABLE"]
+        control.load("convolution")
+        control.reload("convolution")
+        states = {(state.name, state.state) for state in control.index()}
+        assert states == {("convolution", "READY")} and control.is_ready()
+        with pytest.raises(LoadError, match="'nothing' cannot be loaded"):
+            control.load("nothing")
+    assert running(repository) == []
+    assert not control.is_live()
+    with pytest.raises(ServerError, match="has ended"):
+        control.load("convolution")
+
+
+def test_a_protocol_can_be_opened(tmp_path):
+    repository = tmp_path / "models"
+    config = 'platform: "onnxruntime_onnx"'
+    write_model(repository, "convolution", config, {"model.onnx": onnx_convolution((3, 4, 4))})
+    with (
+        Server(repository, ports=FREE_PORTS, allow=["model-repository"]) as server,
+        grpcclient.InferenceServerClient(server.url) as client,
+    ):
+        assert client.get_model_repository_index().models[0].name == "convolution"
+        with pytest.raises(InferenceServerException, match="restricted"):
+            client.update_log_settings({"log_verbose_level": 0})
