@@ -31,7 +31,7 @@ INSTALLED := $(VENV)/.installed
 WEB := $(VENV)/web
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo export export-gpu tensorrt-ngc serve serve-ngc classify web perf-analyzer bench bench-cpu test test-elsewhere test-gpu fuzz mutants lint docs format lock clean
+.PHONY: help install demo export export-gpu tensorrt-ngc serve serve-ngc classify web screenshots perf-analyzer bench bench-cpu test test-elsewhere test-gpu fuzz mutants lint docs format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
@@ -105,11 +105,13 @@ web: $(WEB)/.installed ## serve model_repository and a page to try it in a brows
 	  --grpc-port 0 --http-port 0 --metrics-port 0 $(MODELS:%=--model %) --) \
 	  $(WEB)/bin/python -m client web $(MODELS:%=--model %) $(if $(PORT),--port $(PORT))
 
+screenshots: $(WEB)/.installed ## draw the pictures of the page in docs/, with Chromium
+	@$(BIN)/python -m tests.client.page.screenshots docs
+
 $(WEB)/.installed: requirements-web.lock $(INSTALLED)
-	@echo 'installing the page into $(WEB)'
-	@echo 'downloads: 110 MB'
+	@echo 'installing the page into $(WEB); downloads: 100 MB'
 	@$(BIN)/python -m venv $(WEB)
-	@$(WEB)/bin/pip install --quiet --disable-pip-version-check --requirement requirements-web.lock
+	@$(WEB)/bin/pip install --quiet --disable-pip-version-check --no-compile --requirement requirements-web.lock
 	@$(WEB)/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 

@@ -277,7 +277,7 @@ def web(options: argparse.Namespace) -> int:
         tuple(dict.fromkeys(options.model)),
     )
     place = Place(options.address, options.port, most_bytes)
-    with suppress(KeyboardInterrupt):  # the usual end
+    with suppress(KeyboardInterrupt):  # before it answers
         serve(target, place, lambda url: say(f"the page is at {url}; Ctrl-C ends it"))
     return 0
 

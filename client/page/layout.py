@@ -91,7 +91,7 @@ class Page:
 
     def blocks(self) -> gr.Blocks:
         """The page as Gradio's blocks."""
-        with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
+        with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
             gr.Markdown(f"# {TITLE}")
             with gr.Row():
                 first = gr.Dropdown([], label="Model", min_width=240)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -14,7 +17,8 @@ from seresnext101_triton.client.errors import ClientError
 from seresnext101_triton.client.page.asking import Target
 
 _LONGEST_QUEUE = 16
-_GRACE_S = 2  # for requests that run when the page ends
+_GRACE_S = 1  # for requests that run when the page ends. Open tabs hold one for ever
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Place:
 
 
 def serve(target: Target, place: Place, on_ready: Callable[[str], None]) -> None:
-    """Serve the page until SIGINT or SIGTERM, and then raise KeyboardInterrupt.
+    """Serve the page until SIGINT or SIGTERM.
 
     This is for a command: it changes the environment of the process, and its handlers of signals.
 
@@ -124,9 +128,24 @@ def _run(
     host = f"[{place.address}]" if ":" in place.address else place.address
 
     class _Server(uvicorn.Server):
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            """End at a signal. uvicorn's own method raises the signal again at the end."""
+            before = {each: signal.signal(each, self.handle_exit) for each in _SIGNALS}
+            try:
+                yield
+            finally:
+                for each, handler in before.items():
+                    signal.signal(each, handler)
+
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             on_ready(f"http://{host}:{listener.getsockname()[1]}")
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            # It would print a traceback for each open tab, whose request it cancels.
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+            await super().shutdown(sockets)
 
     _Server(config).run(sockets=[listener])
 

@@ -69,8 +69,8 @@ def live(server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+@contextmanager
+def chromium() -> Iterator[Browser]:
     """Debian's Chromium without a window. Its camera shows a moving figure."""
     program = next(filter(None, map(shutil.which, _CHROMIUM)), None)
     if program is None:
@@ -83,3 +83,9 @@ def browser() -> Iterator[Browser]:
         running = playwright.chromium.launch(executable_path=program, args=options)
         yield running
         running.close()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with chromium() as running:
+        yield running
