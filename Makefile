@@ -59,11 +59,11 @@ $(INSTALLED): $(LOCK)
 	if [ $(DEVICE) != cpu ]; then \
 	  echo 'downloads: several GB, of which PyTorch with CUDA is about 3 GB'; \
 	elif [ -z "$$reason" ]; then \
-	  echo 'downloads: PyTorch for CPUs, 190 MB, from $(TORCH_INDEX); all other packages, 370 MB'; \
+	  echo 'downloads: PyTorch for CPUs, 190 MB, from $(TORCH_INDEX); all other packages, 490 MB'; \
 	  $(PIP) --index-url '$(TORCH_INDEX)' --no-deps $$(grep -E '^torch(vision)?==' $(LOCK)); \
 	else \
 	  echo "PyTorch comes from pip's own index, because $$reason"; \
-	  echo 'downloads: PyTorch, about 3 GB unless that index has its build for CPUs (190 MB); all other packages, 370 MB'; \
+	  echo 'downloads: PyTorch, about 3 GB unless that index has its build for CPUs (190 MB); all other packages, 490 MB'; \
 	fi
 	@$(PIP) --requirement $(LOCK)
 	@$(PIP) --no-deps --editable .
@@ -72,10 +72,10 @@ $(INSTALLED): $(LOCK)
 	@touch $@
 
 demo: $(INSTALLED) ## export, prove, serve and classify: all of it, on this machine
-	@$(BIN)/python -m export --weights ngc --repository $(REPOSITORY) || { \
+	@$(BIN)/python -m export --weights ngc --repository $(REPOSITORY) --image-input || { \
 	  code=$$?; test $$code -eq 69 || exit $$code; \
 	  echo 'NVIDIA'"'"'s weights cannot be fetched here: the demo goes on with UNTRAINED ones.' >&2; \
-	  $(BIN)/python -m export --weights seeded --repository $(REPOSITORY); }
+	  $(BIN)/python -m export --weights seeded --repository $(REPOSITORY) --image-input; }
 	@$(BIN)/python -m server --repository $(REPOSITORY) $(DEMO_MODELS) --grpc-port 0 --http-port 0 --metrics-port 0 -- \
 	  $(BIN)/python -m client classify $(PHOTOGRAPHS) $(DEMO_MODELS)
 

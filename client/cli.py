@@ -14,11 +14,13 @@ from seresnext101_triton.client.options import (
     FLAGS,
     add_image_options,
     add_server,
+    add_server_side,
     add_throughput,
     count,
     model_version,
     port,
     positive,
+    seconds,
     waiting,
 )
 from seresnext101_triton.client.output import ReaderGone, report, say, say_traceback
@@ -36,11 +38,14 @@ examples:
   python -m client bulk /data/photos --output answers.jsonl
                                         after an interruption, the same command continues
   python -m client evaluate /data/val --model seresnext101_onnx --model seresnext101_tensorrt_fp16
+  python -m client classify cat.jpg --model seresnext101_onnx --server-side yes
+                                        the server decodes the file
   python -m client models
   python -m client describe seresnext101_onnx
   python -m client health
   python -m client web --model seresnext101_onnx --model seresnext101_openvino
                                         a page to try the models in a browser
+  python -m client top                  what the server does, live; --count 1 --json for programs
 
 names:
   A folder means the images in it and in the folders below, known by their suffixes. Icons (.ico,
@@ -126,10 +131,13 @@ def _parser() -> argparse.ArgumentParser:
 
     web = subparsers.add_parser("web", help="serve a page to try the models in a browser")
     _add_web(web)
+    top = subparsers.add_parser("top", help="show live what a server does, from its metrics")
+    _add_top_command(top)
 
     for command in (models, describe, health):
         command.add_argument("--json", action="store_true", help="print one JSON document")
     for command in (classify, bulk, evaluate):
+        add_server_side(command)
         add_throughput(command)
         add_image_options(command)
     for command in subparsers.choices.values():
@@ -244,6 +252,32 @@ def _add_web(parser: argparse.ArgumentParser) -> None:
         help="refuse larger images (default: 89478485)",
     )
     parser.set_defaults(run=commands.web)
+
+
+def _add_top_command(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Show what every model does, in each interval: requests and images per second, the mean "
+        "batch, the mean time of a request in the queue and in the model, the requests that wait, "
+        "those that failed since the model was loaded (in brackets: in this interval), and how "
+        "often the launcher loaded the model again. Ctrl-C ends it."
+    )
+    parser.add_argument(
+        "--interval", type=seconds, default=2.0, metavar="S", help="in seconds (default: 2)"
+    )
+    parser.add_argument(
+        "--count", type=positive, metavar="N", help="end after N intervals (default: at Ctrl-C)"
+    )
+    parser.add_argument(
+        "--metrics-port",
+        type=positive,
+        metavar="PORT",
+        help="the server's port for metrics (default: what its launcher says on this machine, or "
+        "8002)",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object in a line for each interval"
+    )
+    parser.set_defaults(run=commands.top)
 
 
 def _add_models(parser: argparse.ArgumentParser) -> None:

@@ -30,6 +30,7 @@ class Material:
             `seresnext101_triton.export.ranges.measure` returns it.
         quantization: Where the ONNX was quantised, how:
             `seresnext101_triton.export.quantization.recipe.Quantized.facts`.
+        takes_pixels: Whether the network and the ONNX take pixels and normalise them.
     """
 
     network: ServedNetwork
@@ -40,13 +41,17 @@ class Material:
     onnx: Path | None = None
     ranges: dict[str, Any] | None = None
     quantization: dict[str, Any] | None = None
+    takes_pixels: bool = False
 
     @property
     def example(self) -> Tensor:
-        """An input to trace the network with, float32 [2, 3, crop, crop].
+        """An input to trace the network with.
 
+        It is float32 [2, 3, crop, crop], or uint8 [2, crop, crop, 3] if the network takes pixels.
         With a batch of 1, PyTorch's ONNX exporter would take the batch axis for a fixed one.
         """
+        if self.takes_pixels:
+            return torch.zeros(2, self.crop, self.crop, 3, dtype=torch.uint8)
         return torch.zeros(2, 3, self.crop, self.crop)
 
     @property

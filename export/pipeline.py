@@ -20,8 +20,7 @@ from typing import Any
 
 import torch
 
-from seresnext101_triton.export import config, manifest
-from seresnext101_triton.export.digest import sha256
+from seresnext101_triton.export import config, image_input, manifest, promotion
 from seresnext101_triton.export.errors import ManifestError, MissingHardware, ParityError
 from seresnext101_triton.export.fingerprint import source_digest
 from seresnext101_triton.export.format import INPUT, OUTPUT, Format, Proof
@@ -30,20 +29,23 @@ from seresnext101_triton.export.manifest import Manifest
 from seresnext101_triton.export.material import Material
 from seresnext101_triton.export.network import Architecture
 from seresnext101_triton.export.onnx import gate as onnx_gate
-from seresnext101_triton.export.onnx import writer
+from seresnext101_triton.export.onnx import pixels, writer
 from seresnext101_triton.export.parity import Gate
 from seresnext101_triton.export.precision import Precision
-from seresnext101_triton.export.publication import Publication, StagedModel
+from seresnext101_triton.export.publication import Publication
 from seresnext101_triton.export.quantization import recipe
 from seresnext101_triton.export.quantization.images import Images
 from seresnext101_triton.export.ranges import measure
 from seresnext101_triton.export.reporting import Reporter
-from seresnext101_triton.export.repository import CONFIG_FILENAME, MANIFEST_FILENAME, Repository
+from seresnext101_triton.export.repository import Repository
 from seresnext101_triton.export.request import Request, Variant
-from seresnext101_triton.export.served import ServedNetwork
+from seresnext101_triton.export.served import PixelNetwork, ServedNetwork
 from seresnext101_triton.export.weights import resolve
 from seresnext101_triton.export.weights.provenance import Provenance, Source
+from seresnext101_triton.server.digest import sha256
+from seresnext101_triton.server.integrity import MANIFEST_FILENAME
 from seresnext101_triton.server.releases import release
+from seresnext101_triton.server.versions import CONFIG_FILENAME, LABELS_FILENAME
 
 _ROOM_PER_ARTIFACT = 1.1  # times the number of bytes of the weights
 
@@ -55,6 +57,8 @@ class Outcome:
     Attributes:
         made: Whether this export made the artifact. It is False if the same artifact was published
             before.
+        served: Whether the model's version policy has Triton serve this version. It is False if
+            another version was promoted.
     """
 
     model: str
@@ -62,6 +66,7 @@ class Outcome:
     folder: Path
     made: bool
     manifest: Manifest
+    served: bool = True
 
     @property
     def artifact(self) -> Path:
@@ -75,6 +80,7 @@ class Outcome:
             "version": self.version,
             "folder": str(self.folder),
             "made": self.made,
+            "served": self.served,
             "manifest": asdict(self.manifest),
         }
 
@@ -199,7 +205,10 @@ def export(request: Request, reporter: Reporter) -> list[Outcome]:
             }
         for facts in published.values():
             _refresh(job, facts)
+        images = [name for facts in (made | published).values() for name in _images(job, facts)]
         publication.publish()
+    for name in images:
+        reporter.note(f"published: {request.repository / name}, which takes image files")
     return [
         _outcome(request, made[variant], made=True)
         if variant in made
@@ -210,7 +219,8 @@ def export(request: Request, reporter: Reporter) -> list[Outcome]:
 
 def _outcome(request: Request, facts: Manifest, *, made: bool) -> Outcome:
     folder = request.repository / facts.model / str(facts.version)
-    return Outcome(facts.model, facts.version, folder, made, facts)
+    served = facts.version in promotion.by_policy(folder.parent)
+    return Outcome(facts.model, facts.version, folder, made, facts, served)
 
 
 def _weights(request: Request, reporter: Reporter) -> Weights:
@@ -252,7 +262,7 @@ def _sources(format: Format, precision: Precision) -> set[str]:
         *(each.__module__ for each in ancestors if each is not Format),
         *format.sources,
         *("seresnext101_triton.export.network", "seresnext101_triton.export.served"),
-        *(["seresnext101_triton.export.onnx.writer"] if format.from_onnx else []),
+        *(["seresnext101_triton.export.onnx"] if format.from_onnx else []),
         *(["seresnext101_triton.export.quantization"] if precision.quantized else []),
     }
 
@@ -328,6 +338,8 @@ def _materials(
                 material = _with_onnx(material, scratch / f"{precision.name}.onnx")
         if precision.quantized:
             material = _quantized(job, material, gate, scratch)
+        if job.request.preprocessing.takes_pixels:
+            material = _of_pixels(job, material, scratch)
         materials[precision] = material
     return materials
 
@@ -364,6 +376,16 @@ def _quantized(job: _Job, material: Material, gate: Gate, scratch: Path) -> Mate
     return replace(material, onnx=quantized.path, quantization=quantized.facts)
 
 
+def _of_pixels(job: _Job, material: Material, scratch: Path) -> Material:
+    """The same network with the normalisation of pixels in front."""
+    preprocessing, graph = job.request.preprocessing, None
+    if material.onnx:
+        graph = scratch / f"{material.precision.name}_pixels.onnx"
+        pixels.prepend(material.onnx, graph, preprocessing)
+    network = PixelNetwork(material.network, preprocessing)
+    return replace(material, network=network, onnx=graph, takes_pixels=True)
+
+
 def _artifact(
     job: _Job, variant: Variant, materials: Mapping[Precision, Material], gate: Gate
 ) -> Artifact:
@@ -383,7 +405,7 @@ def _artifact(
 def _add_version(job: _Job, network: Network, artifact: Artifact, key: str) -> Manifest:
     """Stage a new version of a model, with its manifest, its config.pbtxt and its labels."""
     request, variant, material = job.request, artifact.variant, artifact.material
-    model, crop = request.model(variant), request.preprocessing.crop
+    model = request.model(variant)
     facts = Manifest(
         model=model,
         version=job.repository.next_version(model),
@@ -395,7 +417,7 @@ def _add_version(job: _Job, network: Network, artifact: Artifact, key: str) -> M
         weights=network.provenance,
         architecture=asdict(network.architecture),
         tensors={
-            "input": {"name": INPUT, "dims": [3, crop, crop]},
+            "input": {"name": INPUT, "dims": list(request.preprocessing.shape)},
             "output": {"name": OUTPUT, "dims": [network.architecture.classes]},
         },
         output=request.output.value,
@@ -411,7 +433,7 @@ def _add_version(job: _Job, network: Network, artifact: Artifact, key: str) -> M
     texts = _texts(request, facts)
     staged = job.publication.stage(model)
     staged.add_version(facts.version, artifact.folder)
-    _write(staged, texts)
+    promotion.add(staged, facts.version, texts)
     return facts
 
 
@@ -430,12 +452,12 @@ def _refresh(job: _Job, facts: Manifest) -> None:
     """Write the config and the labels again if options changed that do not change the artifact."""
     folder = job.repository.root / facts.model
     texts = _texts(job.request, facts)
-    current = {
-        name: path.read_bytes() if (path := folder / name).is_file() else None for name in texts
-    }
-    wanted = {name: text if text is None else text.encode() for name, text in texts.items()}
-    if current != wanted:
-        _write(job.publication.stage(facts.model), texts)
+    wanted = promotion.adapted(folder, facts.version, texts)
+    if any(
+        promotion.current(folder, facts.version, name) != (text if text is None else text.encode())
+        for name, text in wanted.items()
+    ):
+        promotion.replace(job.publication.stage(facts.model), facts.version, texts)
 
 
 def _texts(request: Request, facts: Manifest) -> dict[str, str | None]:
@@ -453,9 +475,22 @@ def _texts(request: Request, facts: Manifest) -> dict[str, str | None]:
             f"{facts.model}: config.pbtxt tells clients to prepare images by "
             f"{config.contract(text)}, and the artifact was proven with {request.preprocessing}"
         )
-    return {CONFIG_FILENAME: text, config.LABELS_FILENAME: labels}
+    return {CONFIG_FILENAME: text, LABELS_FILENAME: labels}
 
 
-def _write(staged: StagedModel, texts: Mapping[str, str | None]) -> None:
-    for filename, content in texts.items():
-        staged.write(filename, content)
+def _images(job: _Job, facts: Manifest) -> list[str]:
+    """Stage the ensemble that takes image files for a model. Return its name if it is new.
+
+    One that is published already is kept up to date, even if it was not asked for again.
+    """
+    wanted = job.request.image_input or image_input.published(job.repository.root, facts.model)
+    if wanted is None:
+        return []
+    texts = _texts(job.request, facts)
+    model = config.from_text(texts[CONFIG_FILENAME] or "")
+    labels = texts[LABELS_FILENAME]
+    *others, ensemble = image_input.folders(facts, model, wanted, labels)
+    for folder in others:
+        if folder.name not in job.publication.staged:
+            folder.publish(job.publication)
+    return [ensemble.name] if ensemble.publish(job.publication) else []

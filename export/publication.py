@@ -22,26 +22,32 @@ from pathlib import Path
 from seresnext101_triton.export import interruption, journal
 from seresnext101_triton.export.errors import RepositoryError
 from seresnext101_triton.export.filesystem import explained, link_tree, reason, sync, sync_tree
+from seresnext101_triton.export.locks import FolderLock
 
+LONGEST_CHANGE_S = 60.0
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 
 class Publication:
     """A transaction: `publish` puts all staged models into the repository, or none.
 
-    `Repository.exclusive` makes it. `close` removes what was staged and not published. This does
-    not change the repository.
+    `Repository.exclusive` and `Repository.changing` make it. `close` removes what was staged and
+    not published. This does not change the repository.
 
     Args:
         root: The repository's folder.
+        restored: See below.
+        changes: The lock of those who change the models. It is taken before the first model is
+            staged, and released by `close`.
 
     Attributes:
         restored: Models that were restored. An export was killed while it published them, and they
             now are as before that export.
     """
 
-    def __init__(self, root: Path, restored: Sequence[str]) -> None:
+    def __init__(self, root: Path, restored: Sequence[str], changes: FolderLock) -> None:
         self.root = root
+        self._changes = changes
         self.restored = tuple(restored)
         self._staging: Path | None = None
         self._staged: list[StagedModel] = []
@@ -85,17 +91,17 @@ class Publication:
     def stage(self, model: str) -> StagedModel:
         """Make a copy of a model's folder, which can be changed and then published.
 
-        The files in it are hard links to the published files. If another process changes the
-        model's folder between this call and `publish`, its change is lost. So this call must come
-        after the long work.
+        The files in it are hard links to the published files. No other process of this toolkit
+        changes a model from this call on until `close`. So this call must come after the long work.
 
         Raises:
-            RepositoryError: The repository cannot be written, or something that is not a folder has
-                the model's name.
+            RepositoryError: The repository cannot be written, something that is not a folder has
+                the model's name, or another process changes the repository for too long.
         """
         self._check_name(model)
         with explained(self.root):
             self._check_root()
+            self._changes.take(LONGEST_CHANGE_S)
             published, folder = self.root / model, self._folder() / model
             replaces = published.exists()
             if replaces:
@@ -104,6 +110,11 @@ class Publication:
                 folder.mkdir()
         self._staged.append(StagedModel(folder, replaces))
         return self._staged[-1]
+
+    @property
+    def staged(self) -> list[str]:
+        """The models that `publish` will put into the repository."""
+        return [staged.folder.name for staged in self._staged]
 
     def publish(self) -> None:
         """Put every staged model into the repository, so that it survives a power failure.
@@ -142,6 +153,7 @@ class Publication:
         """Remove staged folders that were not published, and old folders that were replaced."""
         if self._staging is not None:
             journal.discard(self._staging)
+        self._changes.release()
 
     @contextmanager
     def explained(self) -> Iterator[None]:
@@ -252,12 +264,19 @@ class StagedModel:
         """Make a folder of `Publication.scratch` the folder of a new version."""
         os.rename(content, self.folder / str(version))
 
-    def write(self, filename: str, content: str | None) -> None:
-        """Write a file beside the versions. If the content is None, remove the file.
+    def keep_only(self, version: int) -> None:
+        """Remove every version but one, whose folder is made if there is none."""
+        for folder in [path for path in self.folder.iterdir() if path.name.isdigit()]:
+            if folder.name != str(version):
+                shutil.rmtree(folder)
+        (self.folder / str(version)).mkdir(exist_ok=True)
+
+    def write(self, filename: str, content: str | bytes | None) -> None:
+        """Write a file beside the versions, or `N/FILE` in one. None removes the file.
 
         The published file stays unchanged, although the staged file was a link to it.
         """
         path = self.folder / filename
         path.unlink(missing_ok=True)
         if content is not None:
-            path.write_text(content, encoding="utf-8")
+            path.write_bytes(content.encode() if isinstance(content, str) else content)

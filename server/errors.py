@@ -15,6 +15,12 @@ class ArtifactError(ServerError):
     exit_code = 65
 
 
+class IntegrityError(ServerError):
+    """A file of a version is not the one that was published. EX_DATAERR of sysexits.h."""
+
+    exit_code = 65
+
+
 class InstallationError(ServerError):
     """No tritonserver can run on this machine. The exit code is EX_UNAVAILABLE of sysexits.h."""
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from seresnext101_triton.server.errors import NothingToServe
+from seresnext101_triton.server.ensembles import needs_of, with_needed
+from seresnext101_triton.server.errors import IntegrityError, NothingToServe
+from seresnext101_triton.server.integrity import differences
+from seresnext101_triton.server.versions import read_config, selected, versions
 
 
 def _ignore(_line: str) -> None:
@@ -19,7 +22,8 @@ def served_models(
 
     Args:
         repository: The model repository.
-        names: The models to serve. If it is empty, all models are served.
+        names: The models to serve; those that they need are added. If it is empty, all models are
+            served.
         note: A function that is called with a line for each folder that cannot be read.
 
     Raises:
@@ -47,7 +51,7 @@ def served_models(
         known = ", ".join(folder.name for folder in models)
         missing = ", ".join(sorted(unknown))
         raise NothingToServe(f"{repository} holds no exported model {missing}: choose from {known}")
-    served = [folder for folder in models if not names or folder.name in names]
+    served = with_needed(models, names)
     for folder in served:
         if folder.name.split() != [folder.name]:
             raise NothingToServe(
@@ -55,6 +59,49 @@ def served_models(
                 "serve the others with `only=NAME`"
             )
     return served
+
+
+def check_artifacts(folders: Sequence[Path], note: Callable[[str], None] = _ignore) -> None:
+    """Refuse models whose files are not those that were published.
+
+    Only the versions are checked that Triton serves by the version policy of their model.
+
+    Args:
+        folders: The folders of the models.
+        note: A function that is called with a line that names the versions without a manifest.
+
+    Raises:
+        IntegrityError: A file was changed. The message names each one.
+    """
+    damaged, unknown = [], []
+    for folder in folders:
+        if (needs := needs_of(folder)).models or needs.images:
+            continue  # it has no artifact
+        for version in versions_to_serve(folder):
+            found = differences(folder / str(version))
+            if found is None:
+                unknown.append(f"{folder.name} version {version}")
+            elif found:
+                damaged.append(f"model {folder.name!r} version {version}: {'; '.join(found)}")
+    if unknown:
+        note(f"not checked, because there is no manifest: {', '.join(unknown)}")
+    if damaged:
+        raise IntegrityError(
+            "\n".join(damaged)
+            + "\nexport it anew, go back to an older version with `python -m export rollback "
+            "MODEL`, or serve the others with `only=NAME`"
+        )
+
+
+def versions_to_serve(folder: Path) -> list[int]:
+    """The versions of a model that Triton serves by its version policy, oldest first.
+
+    There is none if the folder or the config cannot be read. Triton then gives the reason.
+    """
+    try:
+        return selected(read_config(folder), versions(folder))
+    except (OSError, ValueError):
+        return []
 
 
 def _is_candidate(folder: Path) -> bool:

@@ -25,12 +25,13 @@ import torch
 from seresnext101_triton.__main__ import COMMANDS
 from seresnext101_triton.client.images import sample_photographs
 from seresnext101_triton.export.pipeline import export
-from seresnext101_triton.export.serving import Serving
+from seresnext101_triton.export.serving import ImageInput, Serving
 from seresnext101_triton.export.weights.seeded import seeded_network
 from seresnext101_triton.server import TRITON_RELEASE
 from seresnext101_triton.server.launcher import Server
 from seresnext101_triton.server.releases import RELEASES
 from tests.conftest import FREE_PORTS, QUIET, TINY, checkout_copy, tiny_request
+from tests.deploy import commands as deploy
 
 PROJECT = Path(__file__).parents[1]
 PAGES = [
@@ -43,6 +44,10 @@ LABELS = ("cat", "rocket", "coffee")
 # What a command is given here and not in the pages: the small network, and ports that are free.
 SMALL = "--architecture se-resnext-tiny --crop 64 --resize 72"
 PORTS = "--grpc-port 0 --http-port 0 --metrics-port 0"
+
+
+# The HTTP address of the server at each gRPC address. The pages name Triton's own port.
+HTTP: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "val" / str(index) / photograph.name).symlink_to(photograph)
     models = folder / "model_repository"
     served = {"serving": Serving(), "formats": ("torchscript", "onnx")}
-    export(tiny_request(models, name="seresnext101", **served | {"formats": ("onnx",)}), QUIET)
+    files = {"formats": ("onnx",), "image_input": ImageInput()}
+    export(tiny_request(models, name="seresnext101", **served | files), QUIET)
     weights = {"weights": str(folder / "finetuned.pth"), "labels": str(folder / "classes.txt")}
     export(tiny_request(models, name="pets", **served, **weights), QUIET)
     return folder
@@ -123,11 +129,13 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def url(checkout: Path) -> Iterator[str]:
     """The address of a server on the models of the copy."""
     with Server(checkout / "model_repository", ports=FREE_PORTS) as running:
+        HTTP[running.url] = f"{running.launch.http_host}:{running.ports.http}"
         yield running.url
 
 
 def run(command: str, checkout: Path, url: str) -> subprocess.CompletedProcess[str]:
     """Run a shell command in the copy, against the server."""
+    command = command.replace("localhost:8000", HTTP[url])
     path = f"{checkout}/.venv/bin:{os.environ['PATH']}"
     environment = os.environ | {"TRITON_URL": url, "PATH": path}
     return subprocess.run(
@@ -142,7 +150,7 @@ def run(command: str, checkout: Path, url: str) -> subprocess.CompletedProcess[s
 
 def adapted(command: str) -> str:
     """A command as it is run here: with the small network, on free ports, and with an end."""
-    command = command.replace("python -m export ", f"python -m export {SMALL} ")
+    command = command.replace("python -m export --", f"python -m export {SMALL} --")
     if command.startswith("python -m server"):
         command = command.replace("python -m server", f"python -m server {PORTS}", 1)
         command += "" if " -- " in command else " -- true"
@@ -177,10 +185,12 @@ def check(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
         assert (PROJECT / words[3]).exists()
     elif words[0] == "seresnext101":
         assert words[1] in COMMANDS
+    elif words[0] in deploy.PROGRAMS:
+        deploy.check(words)
     elif words[:2] == ["python", "-m"]:
         assert parses(words[2], words[3:], monkeypatch), words
     else:
-        assert words[0] in ("git", "cd", "pip"), f"nothing checks the command {words}"
+        assert words[0] in ("git", "cd", "pip", "jupyter"), f"nothing checks the command {words}"
 
 
 class Parsed(BaseException):
@@ -347,7 +357,7 @@ def test_the_files_that_pages_name_exist():
     """Names in capitals stand for what a reader chooses."""
     for page in PAGES:
         for name in re.findall(
-            r"`((?:client|server|export|perf|tests)/[a-z0-9_./]*)`", page.read_text()
+            r"`((?:client|server|export|perf|tests|deploy)/[a-z0-9_./]*)`", page.read_text()
         ):
             assert (PROJECT / name).exists(), f"{page.name}: {name}"
 

@@ -13,7 +13,11 @@ import torch
 from seresnext101_triton.server.errors import ArtifactError
 from seresnext101_triton.server.runtimes.base import Runtime, TensorSpec
 
-_TYPES = {trt.DataType.FLOAT: torch.float32, trt.DataType.HALF: torch.float16}
+_TYPES = {
+    trt.DataType.FLOAT: torch.float32,
+    trt.DataType.HALF: torch.float16,
+    trt.DataType.UINT8: torch.uint8,
+}
 
 
 class TensorRT(Runtime):
@@ -49,7 +53,8 @@ class TensorRT(Runtime):
             )
         (output,) = set(names) - set(inputs)
         self.input, self.output = (
-            TensorSpec(name, tuple(engine.get_tensor_shape(name))[1:]) for name in (*inputs, output)
+            TensorSpec(name, tuple(engine.get_tensor_shape(name))[1:], dtype=self._dtype(name))
+            for name in (*inputs, output)
         )
         self._largest = engine.get_tensor_profile_shape(self.input.name, 0)[2][0]
 
@@ -58,7 +63,7 @@ class TensorRT(Runtime):
             raise ArtifactError(
                 f"a batch of {len(batch)} is over the plan's maximum, {self._largest}"
             )
-        source = torch.from_numpy(np.require(batch, np.float32, requirements=["C", "W"]))
+        source = torch.from_numpy(np.require(batch, self.input.dtype, requirements=["C", "W"]))
         with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
             images = source.to(self._device, self._type(self.input.name))
             shape = tuple(images.shape)
@@ -75,6 +80,10 @@ class TensorRT(Runtime):
             answer = scores.float().cpu()
         self._stream.synchronize()  # the GPU uses images and scores until here
         return answer.numpy()
+
+    def _dtype(self, name: str) -> str:
+        """The type in which the tensor is handed over: FP16 is converted to and from float32."""
+        return "uint8" if self._type(name) == torch.uint8 else "float32"
 
     def _type(self, name: str) -> torch.dtype:
         return _TYPES[self._engine.get_tensor_dtype(name)]
