@@ -149,7 +149,7 @@ def _classify_file(path: Path, models: Sequence[_Model], target: Target, top: in
     decode_s = time.perf_counter() - begin
     picture = Picture(path, *image.size, _thumbnail(image), decode_s)
     pixels = np.asarray(image)
-    return replace(picture, replies=[model.reply(pixels, top) for model in models])
+    return replace(picture, replies=[model.reply(content, pixels, top) for model in models])
 
 
 def _thumbnail(image: Image.Image) -> bytes:
@@ -183,12 +183,20 @@ class _Model:
         if self._connection:
             self._connection.close()
 
-    def reply(self, pixels: np.ndarray, top: int) -> Reply:
-        """Classify one picture, uint8 [height, width, 3]."""
+    def reply(self, content: bytes, pixels: np.ndarray, top: int) -> Reply:
+        """Classify one picture.
+
+        Args:
+            content: The file, for a model that takes image files.
+            pixels: The decoded picture, uint8 [height, width, 3], for every other model.
+            top: How many predictions.
+        """
         if self._lost:
             return Reply(self._name, error=self._lost)
         try:
-            return self._classify(self._open(), pixels, top)
+            classifier = self._open()
+            image = content if classifier.model.image_input else pixels
+            return self._classify(classifier, image, top)
         except ClientError as error:
             if isinstance(error, ServerUnreachable):
                 self._lost = _sentence(error)
@@ -203,10 +211,10 @@ class _Model:
             self._connection = Connection(target.url, target.transport)
         return self._classifier
 
-    def _classify(self, classifier: Classifier, pixels: np.ndarray, top: int) -> Reply:
+    def _classify(self, classifier: Classifier, image: bytes | np.ndarray, top: int) -> Reply:
         model = classifier.model
         begin = time.perf_counter()
-        batch = np.ascontiguousarray(classifier.prepare(pixels)[None])
+        batch = np.ascontiguousarray(classifier.prepare(image)[None])
         prepare_s = time.perf_counter() - begin
         before = self._counters(model.version)
         begin = time.perf_counter()
@@ -231,6 +239,8 @@ def _with_times(reply: Reply, before: ModelCounters | None, after: ModelCounters
         return reply
     requests = after.answered - before.answered
     if requests < 1:  # another server answered, or the model was loaded again meanwhile
+        return reply
+    if after.compute_s == before.compute_s:  # an ensemble, or an answer from the response cache
         return reply
     queue_s = (after.queue_s - before.queue_s) / requests
     compute_s = (after.compute_s - before.compute_s) / requests
