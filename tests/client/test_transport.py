@@ -394,12 +394,19 @@ def test_a_url_in_the_environment_chooses_http(server, monkeypatch):
         connection.wait_until_ready("cats", timeout_s=0)
 
 
+@pytest.fixture(scope="module")
+def restricted(repository) -> Iterator[Server]:
+    """It loads, unloads, lists, shares memory and logs only for those with the key."""
+    with Server(repository, ports=FREE_PORTS, only=["tiny_onnx", "tiny_openvino"]) as running:
+        yield running
+
+
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_a_client_without_the_key_does_without_the_list(
-    server, protocol, capsys, monkeypatch, tmp_path
+    restricted, protocol, capsys, tmp_path, monkeypatch
 ):
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))  # as a stranger, who does not find the key
-    url = address(server, protocol)
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))  # where this user's clients find the key
+    url = address(restricted, protocol)
     with Connection(url, TransportOptions(protocol)) as connection:
         with pytest.raises(
             AccessDenied, match="restricted.*This part of the server takes a key"
@@ -426,10 +433,10 @@ def test_a_client_without_the_key_does_without_the_list(
             assert len(classifier.classify(sample_photographs()[0])) == 5
     assert main(["health", "--url", url, "--protocol", protocol]) == 0
     assert "the server is; which models, it tells those with a key" in capsys.readouterr().out
-    name = {"grpc": f"triton-grpc-protocol-{KEY_NAME}", "http": KEY_NAME}[protocol]
-    headers = {name: server.launch.key}
+    key = {"grpc": f"triton-grpc-protocol-{KEY_NAME}", "http": KEY_NAME}[protocol]
+    headers = {key: restricted.launch.key}
     with Connection(url, TransportOptions(protocol, headers=headers)) as connection:
-        assert "tiny_onnx" in connection.ready_models()
+        assert connection.ready_models() == ["tiny_onnx", "tiny_openvino"]
 
 
 def test_bulk_waits_where_a_gateway_finds_no_server(server, tmp_path):
