@@ -37,7 +37,7 @@ class Workspace:
 
     def __init__(self, name: str) -> None:
         self.shared_memory = f"{SHARED_PREFIX}{name}-"
-        _check_shared_memory(SHARED_MEMORY)
+        check_shared_memory(SHARED_MEMORY)
         parent = Path(tempfile.gettempdir()).absolute()
         _check_parent(parent)
         self.folder = parent / f"{WORKSPACE_PREFIX}{name}"
@@ -78,6 +78,8 @@ class Workspace:
 def unusable(folder: Path, error: OSError) -> WorkspaceError:
     """The error for a temporary folder that cannot be written."""
     reason = error.strerror or str(error)
+    if isinstance(error, shutil.Error):  # of several files: source, destination and reason of each
+        reason = error.args[0][-1][-1].partition(": ")[0]
     return WorkspaceError(f"the temporary folder {folder} cannot be written ({reason}): {_ADVICE}")
 
 
@@ -95,7 +97,12 @@ def _check_parent(parent: Path) -> None:
         )
 
 
-def _check_shared_memory(folder: Path) -> None:
+def check_shared_memory(folder: Path) -> None:
+    """Refuse a machine with too little shared memory.
+
+    Raises:
+        WorkspaceError: It has too little.
+    """
     try:
         facts = os.statvfs(folder)
     except OSError as error:
