@@ -72,7 +72,8 @@ class Follower:
 
     def _load(self, folder: Path, before: list[int]) -> None:
         """Load what the version policy names, and say which version answers now."""
-        self._server.view.show(folder)
+        with self._server.control.exclusively():  # Triton may read the entry now
+            self._server.view.show(folder)
         try:
             self._server.control.load(folder.name)
         except ServerError as error:
@@ -85,10 +86,12 @@ class Follower:
     def _keep(self, folder: Path, before: list[int], why: str) -> None:
         """Stay with the versions that answer, also if the server or a model is started again."""
         if before:
-            self._server.view.pin(folder, before)
+            with self._server.control.exclusively():
+                self._server.view.pin(folder, before)
             self._tell(f"model {folder.name}: {_named(before)} still served, because {why}")
         else:
-            self._server.view.hide(folder.name)
+            with self._server.control.exclusively():
+                self._server.view.hide(folder.name)
             self._tell(f"model {folder.name}: not served, because {why}")
 
     def _ready(self, model: str) -> list[int]:
