@@ -151,7 +151,7 @@ def run(command: str, checkout: Path, url: str) -> subprocess.CompletedProcess[s
 def adapted(command: str) -> str:
     """A command as it is run here: with the small network, on free ports, and with an end."""
     command = command.replace("python -m export --", f"python -m export {SMALL} --")
-    if command.startswith("python -m server"):
+    if command.split()[:3] == ["python", "-m", "server"]:
         command = command.replace("python -m server", f"python -m server {PORTS}", 1)
         command += "" if " -- " in command else " -- true"
     return command
@@ -190,7 +190,7 @@ def check(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
     elif words[:2] == ["python", "-m"]:
         assert parses(words[2], words[3:], monkeypatch), words
     else:
-        assert words[0] in ("git", "cd", "pip"), f"nothing checks the command {words}"
+        assert words[0] in ("git", "cd", "pip", "jupyter"), f"nothing checks the command {words}"
 
 
 class Parsed(BaseException):
