@@ -25,6 +25,7 @@ from seresnext101_triton.export.digest import sha256
 from seresnext101_triton.export.errors import ManifestError, MissingHardware, ParityError
 from seresnext101_triton.export.fingerprint import source_digest
 from seresnext101_triton.export.format import INPUT, OUTPUT, Format, Proof
+from seresnext101_triton.export.formats import FORMATS
 from seresnext101_triton.export.labels import labels_for
 from seresnext101_triton.export.manifest import Manifest
 from seresnext101_triton.export.material import Material
@@ -38,7 +39,12 @@ from seresnext101_triton.export.quantization import recipe
 from seresnext101_triton.export.quantization.images import Images
 from seresnext101_triton.export.ranges import measure
 from seresnext101_triton.export.reporting import Reporter
-from seresnext101_triton.export.repository import CONFIG_FILENAME, MANIFEST_FILENAME, Repository
+from seresnext101_triton.export.repository import (
+    CONFIG_FILENAME,
+    EMBEDDED_CONFIG_FILENAME,
+    MANIFEST_FILENAME,
+    Repository,
+)
 from seresnext101_triton.export.request import Request, Variant
 from seresnext101_triton.export.served import ServedNetwork
 from seresnext101_triton.export.weights import resolve
@@ -453,7 +459,12 @@ def _texts(request: Request, facts: Manifest) -> dict[str, str | None]:
             f"{facts.model}: config.pbtxt tells clients to prepare images by "
             f"{config.contract(text)}, and the artifact was proven with {request.preprocessing}"
         )
-    return {CONFIG_FILENAME: text, config.LABELS_FILENAME: labels}
+    embedded = FORMATS[facts.format].embedded_config(description)
+    return {
+        CONFIG_FILENAME: text,
+        EMBEDDED_CONFIG_FILENAME: embedded and config.to_text(embedded),
+        config.LABELS_FILENAME: labels,
+    }
 
 
 def _write(staged: StagedModel, texts: Mapping[str, str | None]) -> None:

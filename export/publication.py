@@ -253,11 +253,12 @@ class StagedModel:
         os.rename(content, self.folder / str(version))
 
     def write(self, filename: str, content: str | None) -> None:
-        """Write a file beside the versions. If the content is None, remove the file.
+        """Write a file beside the versions or in a folder there. If the content is None, remove it.
 
         The published file stays unchanged, although the staged file was a link to it.
         """
         path = self.folder / filename
         path.unlink(missing_ok=True)
         if content is not None:
+            path.parent.mkdir(exist_ok=True)
             path.write_text(content, encoding="utf-8")

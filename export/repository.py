@@ -13,8 +13,10 @@ from seresnext101_triton.export.errors import RepositoryError
 from seresnext101_triton.export.filesystem import explained
 from seresnext101_triton.export.journal import undo_killed
 from seresnext101_triton.export.publication import Publication
+from seresnext101_triton.server.installation import EMBEDDED_CONFIG
 
 CONFIG_FILENAME = "config.pbtxt"
+EMBEDDED_CONFIG_FILENAME = f"configs/{EMBEDDED_CONFIG}.pbtxt"
 MANIFEST_FILENAME = "manifest.json"
 
 # What Triton takes for a version: the name begins with no zero and fits into 64 bits

@@ -18,6 +18,7 @@ __all__ = ["RUNTIMES", "Runtime", "TensorSpec", "load"]
 RUNTIMES = {
     "onnxruntime": "seresnext101_triton.server.runtimes.onnxruntime:OnnxRuntime",
     "openvino": "seresnext101_triton.server.runtimes.openvino:OpenVino",
+    "pt2": "seresnext101_triton.server.runtimes.pt2:Pt2",
     "tensorrt": "seresnext101_triton.server.runtimes.tensorrt:TensorRT",
     "torchscript": "seresnext101_triton.server.runtimes.torchscript:TorchScript",
 }
