@@ -17,6 +17,7 @@ from seresnext101_triton.client.errors import (
     ContractError,
     ImageError,
     ModelUnavailable,
+    UsageError,
 )
 from seresnext101_triton.client.images import ImageOptions, ImageSource, errors_of, load_image
 from seresnext101_triton.client.pipeline import Answer, Outcome, Steps, StreamOptions, run
@@ -69,10 +70,10 @@ class ImageClassifier:
         """How many classes the server must rank for the first `top` predictions.
 
         Raises:
-            ClientError: `top` is out of range.
+            UsageError: `top` is out of range.
         """
         if top < 1:
-            raise ClientError(f"top must be at least 1, not {top}")
+            raise UsageError(f"`top` must be at least 1, not {top}")
         is_logits = self.model.output_kind is OutputKind.LOGITS  # the softmax needs all classes
         return self.model.classes if is_logits else min(top, self.model.classes)
 

@@ -16,10 +16,13 @@ from seresnext101_triton.client.options import (
     add_server,
     add_throughput,
     count,
+    model_version,
     positive,
+    seconds,
     waiting,
 )
 from seresnext101_triton.client.output import ReaderGone, report, say, say_traceback
+from seresnext101_triton.client.parser import Parser
 from seresnext101_triton.client.process import INTERRUPTED
 
 _BUG = 70  # EX_SOFTWARE of sysexits.h
@@ -36,6 +39,7 @@ examples:
   python -m client models
   python -m client describe seresnext101_onnx
   python -m client health
+  python -m client top                  what the server does, live; --count 1 --json for programs
 
 names:
   A folder means the images in it and in the folders below, known by their suffixes. Icons (.ico,
@@ -86,11 +90,10 @@ def _report_bug(error: Exception, debug: bool) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=as_typed("python -m client"),
         description="Classify images with the models of a Triton server.",
         epilog=as_typed(_EPILOG),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_version(parser)
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -119,6 +122,9 @@ def _parser() -> argparse.ArgumentParser:
         help="how long to wait until the server is ready, in seconds (default: 0)",
     )
     health.set_defaults(run=commands.health)
+
+    top = subparsers.add_parser("top", help="show live what a server does, from its metrics")
+    _add_top_command(top)
 
     for command in (models, describe, health):
         command.add_argument("--json", action="store_true", help="print one JSON document")
@@ -201,6 +207,32 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=commands.evaluate)
 
 
+def _add_top_command(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Show what every model does, in each interval: requests and images per second, the mean "
+        "batch, the mean time of a request in the queue and in the model, the requests that wait, "
+        "those that failed since the model was loaded (in brackets: in this interval), and how "
+        "often the launcher loaded the model again. Ctrl-C ends it."
+    )
+    parser.add_argument(
+        "--interval", type=seconds, default=2.0, metavar="S", help="in seconds (default: 2)"
+    )
+    parser.add_argument(
+        "--count", type=positive, metavar="N", help="end after N intervals (default: at Ctrl-C)"
+    )
+    parser.add_argument(
+        "--metrics-port",
+        type=positive,
+        metavar="PORT",
+        help="the server's port for metrics (default: what its launcher says on this machine, or "
+        "8002)",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object in a line for each interval"
+    )
+    parser.set_defaults(run=commands.top)
+
+
 def _add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
@@ -215,6 +247,7 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
 def _add_version(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--version",
+        type=model_version,
         default="",
         metavar="N",
         help="a version of the model (default: the server's choice)",

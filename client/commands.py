@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seresnext101_triton.client.errors import AccessDenied, ClientError
+from seresnext101_triton.client.errors import AccessDenied, ClientError, UsageError
 from seresnext101_triton.client.options import (
     FLAGS,
     connection_of,
@@ -32,6 +32,10 @@ def classify(options: argparse.Namespace) -> int:
     from seresnext101_triton.client import tables
     from seresnext101_triton.client.sources import LeftOut, expand
 
+    if options.gallery:
+        from seresnext101_triton.client.gallery import check_writable
+
+        check_writable(options.gallery)
     left_out = LeftOut()
     images = list(dict.fromkeys(expand(options.images, left_out)))
     answers = []
@@ -108,7 +112,7 @@ def bulk(options: argparse.Namespace) -> int:
     from seresnext101_triton.client.sources import STANDARD_INPUT, LeftOut, expand
 
     if STANDARD_INPUT in options.images:
-        raise ClientError(
+        raise UsageError(
             "standard input can be read once, and a bulk run must be able to begin again: name "
             "files"
         )
@@ -254,6 +258,13 @@ def health(options: argparse.Namespace) -> int:
         }
     _print_facts(facts, options)
     return 0
+
+
+def top(options: argparse.Namespace) -> int:
+    """Show live what a server does."""
+    from seresnext101_triton.client import top
+
+    return top.run(options)
 
 
 def _print_facts(facts: dict[str, str], options: argparse.Namespace) -> None:

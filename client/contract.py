@@ -26,6 +26,7 @@ WEIGHTS_PARAMETER, SEEDED = "weights", "seeded"
 ALLOWED_ERROR_PARAMETER = "parity.allow_error"
 # Pixels of a resized image that is held in memory as a whole. Pillow uses 4 bytes for each.
 _MAX_RESIZED_PIXELS = 1 << 24
+_LARGEST_INPUT = 65504  # of FP16, so that a model of any precision can take the input
 _INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -95,6 +96,13 @@ class Preprocessing:
             raise ContractError(
                 f"preprocessing: mean {self.mean} and std {self.std} must be finite, std above 0"
             )
+        for mean, std in zip(self.mean, self.std, strict=True):
+            largest = max(abs(mean), abs(1 - mean)) / std  # of black and of white
+            if largest > _LARGEST_INPUT:
+                raise ContractError(
+                    f"preprocessing: mean {mean} and std {std} make inputs of {largest:.3g}, over "
+                    f"the largest number of FP16, {_LARGEST_INPUT}: both are in units of [0, 1]"
+                )
 
     def to_parameters(self) -> dict[str, str]:
         """The preprocessing as model parameters. This is the inverse of `from_parameters`."""

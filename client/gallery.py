@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,31 @@ _INK, _FAINT, _BAR, _PAPER, _WARNING = "#1b1f24", "#6b7280", "#9ecbff", "white",
 
 _LONGEST = 200  # characters of a text; more do not fit
 _MOST_PIXELS = 100_000_000  # of the whole gallery, 400 MB in memory
+
+
+def check_writable(path: Path) -> None:
+    """Find out before the images are classified whether their gallery can be written.
+
+    Args:
+        path: As for `draw`. A file that exists stays as it is.
+
+    Raises:
+        OutputError: The suffix names no format that Pillow writes, or the file cannot be written.
+    """
+    Image.init()
+    if Image.EXTENSION.get(path.suffix.lower()) not in Image.SAVE:
+        raise OutputError(
+            f"{path} cannot be written: its name must end in the suffix of an image, such as .png"
+        )
+    try:
+        if path.is_dir():
+            raise OutputError(f"{path} cannot be written: it is a folder")
+        if not path.parent.is_dir():
+            raise OutputError(f"{path} cannot be written: {path.parent} is not a folder")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise OutputError(f"{path} cannot be written: its permissions forbid it")
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
 def draw(

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 FLAGS = {
     "batch": "--batch",
     "headers": "--header",
+    "metrics_port": "--metrics-port",
+    "in_flight": "--in-flight",
     "model": "--model",
     "tls.ca": "--tls-ca",
     "tls.certificate": "--tls-cert",
@@ -170,18 +172,20 @@ def image_options_of(options: argparse.Namespace) -> ImageOptions:
 
 def positive(text: str) -> int:
     """A whole number of at least 1, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
-    return value
+    return _whole(text, 1)
 
 
 def count(text: str) -> int:
     """A whole number of at least 0, for argparse."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be at least 0, not {value}")
-    return value
+    return _whole(text, 0)
+
+
+def model_version(text: str) -> str:
+    """A version of a model, for argparse; empty leaves it to the server.
+
+    Triton's versions are whole numbers of at least 1.
+    """
+    return text and str(positive(text))
 
 
 def seconds(text: str) -> float:
@@ -194,10 +198,25 @@ def seconds(text: str) -> float:
 
 def waiting(text: str) -> float:
     """A number of seconds of at least 0, for argparse."""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not (math.isfinite(value) and 0 <= value <= _LONGEST_S):
         raise argparse.ArgumentTypeError(
             f"must be a number of seconds from 0 to {_LONGEST_S:.0f}, not {text!r}"
+        )
+    return value
+
+
+def _whole(text: str, least: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number of at least {least}, not {text!r}"
         )
     return value
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from seresnext101_triton.client.decoding import Prediction
-from seresnext101_triton.client.errors import ClientError, ImageError, RequestRejected
+from seresnext101_triton.client.errors import ClientError, ImageError, RequestRejected, UsageError
 from seresnext101_triton.client.images import ImageSource, errors_of
 from seresnext101_triton.client.served import ServedModel
 
@@ -56,16 +56,16 @@ class StreamOptions:
         """Images in one request, and requests at the same time.
 
         Raises:
-            ClientError: A value is out of the model's range.
+            UsageError: A value is out of the model's range.
         """
         largest = max(model.max_batch, 1)
         batch = suggested_batch(model) if self.batch is None else self.batch
         if not 0 < batch <= largest:
-            raise ClientError(f"a request takes 1 to {largest} images, not {batch}")
+            raise UsageError(f"`batch` must be from 1 to {largest} images, not {batch}")
         suggested = suggested_in_flight(model, batch)
         in_flight = suggested if self.in_flight is None else self.in_flight
         if in_flight < 1:
-            raise ClientError(f"at least 1 request must be in flight, not {in_flight}")
+            raise UsageError(f"`in_flight` must be at least 1 request, not {in_flight}")
         return batch, in_flight
 
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn
 
 INTERRUPTED = 130  # as a shell reports a program that Ctrl-C has ended
@@ -36,6 +37,17 @@ def run(main: Callable[[], int]) -> NoReturn:
     except KeyboardInterrupt:  # before or after the command handles it
         code = INTERRUPTED
     _leave(code)
+
+
+def end_at_once(code: int) -> NoReturn:
+    """End the process without waiting for its threads and without the destructors of C++ libraries.
+
+    Such a destructor aborts the process if a thread of its library still runs.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _open_standard_streams() -> None:

@@ -1,4 +1,4 @@
-"""The command line: `python -m export --weights SOURCE`."""
+"""The command line: `python -m export --weights SOURCE`, and the commands about versions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from seresnext101_triton import add_version, as_typed
 from seresnext101_triton.client.errors import ToolkitError
 from seresnext101_triton.client.output import flags_of, report, with_flags
-from seresnext101_triton.export import interruption
+from seresnext101_triton.client.parser import Parser
+from seresnext101_triton.export import commands, interruption
 from seresnext101_triton.export.formats import DEFAULT_FORMATS, FORMATS
 from seresnext101_triton.export.precision import FP32, PRECISIONS, Precision
 from seresnext101_triton.export.quantization import AUTO, METHODS
@@ -82,8 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         KeyboardInterrupt: A signal has interrupted the export.
             `seresnext101_triton.export.interruption.run` turns this into exit code 130.
     """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and given[0] in commands.COMMANDS:
+        return commands.run(given[0], given[1:])
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(given)
     from seresnext101_triton.export.reporting import Reporter
 
     flags = flags_of(parser)
@@ -118,27 +122,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=as_typed("python -m export"),
         description="Turn weights into verified artifacts in a Triton model repository.",
-        epilog=as_typed(_EPILOG),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=as_typed(f"{_command_list()}\n{_EPILOG}"),
     )
     add_version(parser)
     _add_what(parser)
     _add_network(parser.add_argument_group("network"))
-    _add_quantization(parser.add_argument_group("INT8"))
+    int8 = parser.add_argument_group("INT8")
+    _add_quantization(int8)
+    parser.set_defaults(of_int8=int8._group_actions)
     _add_preprocessing(
         parser.add_argument_group("preprocessing, written into config.pbtxt for clients to follow")
     )
     _add_serving(parser.add_argument_group("serving"))
-    for format in FORMATS.values():
-        format.add_arguments(parser)
+    _add_formats(parser)
     parser.add_argument(
         "--json", action="store_true", help="print the manifests to standard output"
     )
     parser.add_argument("--quiet", action="store_true", help="print errors only")
     return parser
+
+
+def _command_list() -> str:
+    """The commands besides the export itself."""
+    lines = [f"  {name:<17}{commands.load(name).HELP}" for name in commands.COMMANDS]
+    return "\n".join(["commands:", *lines, "", "  python -m export COMMAND --help", ""])
+
+
+def _add_formats(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the formats, and note which format each is of."""
+    of_formats = {}
+    for format in FORMATS.values():
+        before = len(parser._actions)
+        format.add_arguments(parser)
+        of_formats[format.name] = parser._actions[before:]
+    parser.set_defaults(of_formats=of_formats)
 
 
 def _add_what(parser: argparse.ArgumentParser) -> None:
@@ -365,6 +385,7 @@ def _request(options: argparse.Namespace) -> Request:
     from seresnext101_triton.export.request import Request
     from seresnext101_triton.export.serving import Serving
 
+    _refuse_without_format(options)
     configured = {name: format.with_arguments(options) for name, format in FORMATS.items()}
     names = filter(None, options.formats.split(","))
     return Request(
@@ -393,6 +414,25 @@ def _request(options: argparse.Namespace) -> Request:
         force=options.force,
         allow_error=options.allow_error,
     )
+
+
+def _refuse_without_format(options: argparse.Namespace) -> None:
+    """Refuse the options of a format that is not exported.
+
+    Raises:
+        OptionError: One was given.
+    """
+    from seresnext101_triton.export.errors import OptionError
+
+    for name, actions in options.of_formats.items():
+        if name not in options.formats.split(","):
+            for given in _given(options, actions):
+                raise OptionError(f"`{given}` is for {name}: name this format in `formats`")
+
+
+def _given(options: argparse.Namespace, actions: Iterable[argparse.Action]) -> list[str]:
+    """The names of the options that have another value than their default."""
+    return [action.dest for action in actions if getattr(options, action.dest) != action.default]
 
 
 def _architecture(options: argparse.Namespace) -> Architecture:
@@ -434,10 +474,9 @@ def _quantization(options: argparse.Namespace) -> Quantization | None:
     from seresnext101_triton.export.quantization import Quantization
 
     if options.calibration is None:
-        if options.truth or options.keep_fp32:
+        for given in _given(options, options.of_int8):
             raise OptionError(
-                "`truth` and `keep_fp32` are for INT8: name them with `precision=int8` and "
-                "`calibration=DIR`"
+                f"`{given}` is for INT8: name it with `precision=int8` and `calibration=DIR`"
             )
         return None
     return Quantization(
@@ -460,8 +499,10 @@ def _possible(request: Request) -> tuple[Request, str]:
 
     lacks = lacking(request)
     formats = tuple(each.format for each in request.variants if each.format.name not in lacks)
-    line = "; ".join(
-        f"left out: {name}, because this machine lacks {what}" for name, what in lacks.items()
+    line = as_typed(
+        "; ".join(
+            f"left out: {name}, because this machine lacks {what}" for name, what in lacks.items()
+        )
     )
     if not formats:
         raise MissingHardware(line)

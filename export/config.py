@@ -17,8 +17,8 @@ from seresnext101_triton.export.formats import FORMATS
 from seresnext101_triton.export.manifest import Manifest
 from seresnext101_triton.export.precision import precision_named
 from seresnext101_triton.export.serving import Serving
+from seresnext101_triton.server.versions import LABELS_FILENAME, newest_policy
 
-LABELS_FILENAME = "labels.txt"
 _HEADER = "# Written by `python -m export`, and written anew by the next export of this model.\n"
 _KINDS = {"cpu": pb.ModelInstanceGroup.KIND_CPU, "gpu": pb.ModelInstanceGroup.KIND_GPU}
 _INSTANCES = {"cpu": 1, "gpu": 2}
@@ -53,7 +53,7 @@ def model_config(manifest: Manifest, serving: Serving, *, labelled: bool) -> pb.
                 label_filename=labels,
             )
         ],
-        version_policy=pb.ModelVersionPolicy(latest=pb.ModelVersionPolicy.Latest(num_versions=1)),
+        version_policy=newest_policy(),
         instance_group=[
             pb.ModelInstanceGroup(kind=_KINDS[device], count=serving.instances or instances)
         ],

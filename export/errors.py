@@ -61,6 +61,10 @@ class ManifestError(ExportError):
     """A version's manifest is missing, damaged, or one that this toolkit did not write."""
 
 
+class VersionError(ExportError):
+    """A model has no such version, or it is not known how the version was served."""
+
+
 class BuildError(ExportError):
     """TensorRT built no plan, or a plan that is not what was asked for.
 

@@ -179,9 +179,5 @@ class Format:
     def configure(self, config: pb.ModelConfig, artifacts: Sequence[str]) -> None:
         """Add to a config.pbtxt what follows from the names of the artifact's files."""
 
-    def embedded_config(self, config: pb.ModelConfig) -> pb.ModelConfig | None:
-        """The config for the embedded server, where it cannot read the one of NVIDIA's image."""
-        return None
-
     def tune_gpu(self, config: pb.ModelConfig) -> None:
         """Add the backend's GPU options to a config.pbtxt that is complete but for them."""

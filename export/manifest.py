@@ -11,10 +11,10 @@ from typing import Any
 
 from seresnext101_triton.client.contract import Preprocessing
 from seresnext101_triton.client.errors import ContractError
-from seresnext101_triton.export.digest import sha256
 from seresnext101_triton.export.errors import ManifestError, RepositoryError
-from seresnext101_triton.export.repository import MANIFEST_FILENAME
 from seresnext101_triton.export.weights.provenance import Provenance
+from seresnext101_triton.server import integrity
+from seresnext101_triton.server.integrity import MANIFEST_FILENAME
 
 SCHEMA = 2
 
@@ -116,7 +116,7 @@ def load(folder: Path) -> Manifest:
         facts = Manifest(**content | _typed(content))
     except (ValueError, TypeError, KeyError, ContractError) as error:
         raise ManifestError(f"{path} is damaged: {error}") from None
-    if not _names_files(facts.artifacts):
+    if not integrity.names_files(facts.artifacts):
         raise ManifestError(f"{path} names no artifacts beside it")
     return facts
 
@@ -131,39 +131,12 @@ def _typed(content: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _names_files(artifacts: object) -> bool:
-    """Whether this is a list of at least one artifact.
-
-    Each has the plain name of a file beside the manifest, a sha256 and a length.
-    """
-    return (
-        isinstance(artifacts, list)
-        and bool(artifacts)
-        and all(
-            isinstance(artifact, dict)
-            and isinstance(name := artifact.get("file"), str)
-            and name not in ("", ".", "..")
-            and not {"/", "\0"} & set(name)
-            and isinstance(artifact.get("sha256"), str)
-            and type(artifact.get("bytes")) is int
-            for artifact in artifacts
-        )
-    )
-
-
 def is_intact(folder: Path, manifest: Manifest) -> bool:
     """Whether the artifacts are still those that the manifest was written for.
 
     One that is missing, empty or cannot be read is not.
     """
-    try:
-        return bool(manifest.artifacts) and all(
-            (folder / artifact["file"]).is_file()
-            and sha256(folder / artifact["file"]) == artifact["sha256"]
-            for artifact in manifest.artifacts
-        )
-    except OSError:
-        return False
+    return bool(manifest.artifacts) and not integrity.changed(folder, manifest.artifacts)
 
 
 def tool_versions(*packages: str) -> dict[str, str]:

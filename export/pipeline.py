@@ -20,12 +20,10 @@ from typing import Any
 
 import torch
 
-from seresnext101_triton.export import config, manifest
-from seresnext101_triton.export.digest import sha256
+from seresnext101_triton.export import config, manifest, promotion
 from seresnext101_triton.export.errors import ManifestError, MissingHardware, ParityError
 from seresnext101_triton.export.fingerprint import source_digest
 from seresnext101_triton.export.format import INPUT, OUTPUT, Format, Proof
-from seresnext101_triton.export.formats import FORMATS
 from seresnext101_triton.export.labels import labels_for
 from seresnext101_triton.export.manifest import Manifest
 from seresnext101_triton.export.material import Material
@@ -34,22 +32,20 @@ from seresnext101_triton.export.onnx import gate as onnx_gate
 from seresnext101_triton.export.onnx import writer
 from seresnext101_triton.export.parity import Gate
 from seresnext101_triton.export.precision import Precision
-from seresnext101_triton.export.publication import Publication, StagedModel
+from seresnext101_triton.export.publication import Publication
 from seresnext101_triton.export.quantization import recipe
 from seresnext101_triton.export.quantization.images import Images
 from seresnext101_triton.export.ranges import measure
 from seresnext101_triton.export.reporting import Reporter
-from seresnext101_triton.export.repository import (
-    CONFIG_FILENAME,
-    EMBEDDED_CONFIG_FILENAME,
-    MANIFEST_FILENAME,
-    Repository,
-)
+from seresnext101_triton.export.repository import Repository
 from seresnext101_triton.export.request import Request, Variant
 from seresnext101_triton.export.served import ServedNetwork
 from seresnext101_triton.export.weights import resolve
 from seresnext101_triton.export.weights.provenance import Provenance, Source
+from seresnext101_triton.server.digest import sha256
+from seresnext101_triton.server.integrity import MANIFEST_FILENAME
 from seresnext101_triton.server.releases import release
+from seresnext101_triton.server.versions import CONFIG_FILENAME, LABELS_FILENAME
 
 _ROOM_PER_ARTIFACT = 1.1  # times the number of bytes of the weights
 
@@ -61,6 +57,8 @@ class Outcome:
     Attributes:
         made: Whether this export made the artifact. It is False if the same artifact was published
             before.
+        served: Whether the model's version policy has Triton serve this version. It is False if
+            another version was promoted.
     """
 
     model: str
@@ -68,6 +66,7 @@ class Outcome:
     folder: Path
     made: bool
     manifest: Manifest
+    served: bool = True
 
     @property
     def artifact(self) -> Path:
@@ -81,6 +80,7 @@ class Outcome:
             "version": self.version,
             "folder": str(self.folder),
             "made": self.made,
+            "served": self.served,
             "manifest": asdict(self.manifest),
         }
 
@@ -216,7 +216,8 @@ def export(request: Request, reporter: Reporter) -> list[Outcome]:
 
 def _outcome(request: Request, facts: Manifest, *, made: bool) -> Outcome:
     folder = request.repository / facts.model / str(facts.version)
-    return Outcome(facts.model, facts.version, folder, made, facts)
+    served = facts.version in promotion.by_policy(folder.parent)
+    return Outcome(facts.model, facts.version, folder, made, facts, served)
 
 
 def _weights(request: Request, reporter: Reporter) -> Weights:
@@ -417,7 +418,7 @@ def _add_version(job: _Job, network: Network, artifact: Artifact, key: str) -> M
     texts = _texts(request, facts)
     staged = job.publication.stage(model)
     staged.add_version(facts.version, artifact.folder)
-    _write(staged, texts)
+    promotion.add(staged, facts.version, texts)
     return facts
 
 
@@ -436,12 +437,12 @@ def _refresh(job: _Job, facts: Manifest) -> None:
     """Write the config and the labels again if options changed that do not change the artifact."""
     folder = job.repository.root / facts.model
     texts = _texts(job.request, facts)
-    current = {
-        name: path.read_bytes() if (path := folder / name).is_file() else None for name in texts
-    }
-    wanted = {name: text if text is None else text.encode() for name, text in texts.items()}
-    if current != wanted:
-        _write(job.publication.stage(facts.model), texts)
+    wanted = promotion.adapted(folder, facts.version, texts)
+    if any(
+        promotion.current(folder, facts.version, name) != (text if text is None else text.encode())
+        for name, text in wanted.items()
+    ):
+        promotion.replace(job.publication.stage(facts.model), facts.version, texts)
 
 
 def _texts(request: Request, facts: Manifest) -> dict[str, str | None]:
@@ -459,14 +460,4 @@ def _texts(request: Request, facts: Manifest) -> dict[str, str | None]:
             f"{facts.model}: config.pbtxt tells clients to prepare images by "
             f"{config.contract(text)}, and the artifact was proven with {request.preprocessing}"
         )
-    embedded = FORMATS[facts.format].embedded_config(description)
-    return {
-        CONFIG_FILENAME: text,
-        EMBEDDED_CONFIG_FILENAME: embedded and config.to_text(embedded),
-        config.LABELS_FILENAME: labels,
-    }
-
-
-def _write(staged: StagedModel, texts: Mapping[str, str | None]) -> None:
-    for filename, content in texts.items():
-        staged.write(filename, content)
+    return {CONFIG_FILENAME: text, LABELS_FILENAME: labels}

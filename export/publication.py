@@ -15,33 +15,41 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from seresnext101_triton.export import interruption, journal
 from seresnext101_triton.export.errors import RepositoryError
 from seresnext101_triton.export.filesystem import explained, link_tree, reason, sync, sync_tree
+from seresnext101_triton.export.locks import FolderLock
+from seresnext101_triton.server.embedded import EMBEDDED_CONFIG_FILENAME, embedded_text
+from seresnext101_triton.server.versions import CONFIG_FILENAME
 
+LONGEST_CHANGE_S = 60.0
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 
 class Publication:
     """A transaction: `publish` puts all staged models into the repository, or none.
 
-    `Repository.exclusive` makes it. `close` removes what was staged and not published. This does
-    not change the repository.
+    `Repository.exclusive` and `Repository.changing` make it. `close` removes what was staged and
+    not published. This does not change the repository.
 
     Args:
         root: The repository's folder.
+        restored: See below.
+        changes: The lock of those who change the models. It is taken before the first model is
+            staged, and released by `close`.
 
     Attributes:
         restored: Models that were restored. An export was killed while it published them, and they
             now are as before that export.
     """
 
-    def __init__(self, root: Path, restored: Sequence[str]) -> None:
+    def __init__(self, root: Path, restored: Sequence[str], changes: FolderLock) -> None:
         self.root = root
+        self._changes = changes
         self.restored = tuple(restored)
         self._staging: Path | None = None
         self._staged: list[StagedModel] = []
@@ -85,17 +93,17 @@ class Publication:
     def stage(self, model: str) -> StagedModel:
         """Make a copy of a model's folder, which can be changed and then published.
 
-        The files in it are hard links to the published files. If another process changes the
-        model's folder between this call and `publish`, its change is lost. So this call must come
-        after the long work.
+        The files in it are hard links to the published files. No other process of this toolkit
+        changes a model from this call on until `close`. So this call must come after the long work.
 
         Raises:
-            RepositoryError: The repository cannot be written, or something that is not a folder has
-                the model's name.
+            RepositoryError: The repository cannot be written, something that is not a folder has
+                the model's name, or another process changes the repository for too long.
         """
         self._check_name(model)
         with explained(self.root):
             self._check_root()
+            self._changes.take(LONGEST_CHANGE_S)
             published, folder = self.root / model, self._folder() / model
             replaces = published.exists()
             if replaces:
@@ -142,6 +150,7 @@ class Publication:
         """Remove staged folders that were not published, and old folders that were replaced."""
         if self._staging is not None:
             journal.discard(self._staging)
+        self._changes.release()
 
     @contextmanager
     def explained(self) -> Iterator[None]:
@@ -252,13 +261,24 @@ class StagedModel:
         """Make a folder of `Publication.scratch` the folder of a new version."""
         os.rename(content, self.folder / str(version))
 
-    def write(self, filename: str, content: str | None) -> None:
-        """Write a file beside the versions or in a folder there. If the content is None, remove it.
+    def write(self, filename: str, content: str | bytes | None) -> None:
+        """Write a file beside the versions, or `N/FILE` in one. None removes the file.
 
-        The published file stays unchanged, although the staged file was a link to it.
+        The published file stays unchanged, although the staged file was a link to it. Beside
+        config.pbtxt lies the config for the embedded server, where that needs another one.
         """
+        content = content.encode() if isinstance(content, str) else content
+        self._write(filename, content)
+        if filename == CONFIG_FILENAME:
+            embedded = embedded_text((content or b"").decode(errors="replace"))
+            self._write(EMBEDDED_CONFIG_FILENAME, embedded.encode() if embedded else None)
+
+    def _write(self, filename: str, content: bytes | None) -> None:
         path = self.folder / filename
         path.unlink(missing_ok=True)
         if content is not None:
             path.parent.mkdir(exist_ok=True)
-            path.write_text(content, encoding="utf-8")
+            path.write_bytes(content)
+        elif path.parent != self.folder and path.parent.name == "configs":
+            with suppress(OSError):  # it is not there, or holds another file
+                path.parent.rmdir()

@@ -1,27 +1,24 @@
-"""The model repository: models in numbered versions, and the right to change them."""
+"""The model repository: models in numbered versions, and the right to change them.
+
+Two locks protect it. An export has the first lock, on the repository's folder, all the time, so
+that no two exports run at once. Who changes the models has the second lock, on the folder that
+holds the repository, for the seconds of the change. So a version can be promoted or rolled back
+while a long export runs.
+"""
 
 from __future__ import annotations
 
-import fcntl
-import os
-import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from os.path import realpath
 from pathlib import Path
 
 from seresnext101_triton.export.errors import RepositoryError
 from seresnext101_triton.export.filesystem import explained
 from seresnext101_triton.export.journal import undo_killed
-from seresnext101_triton.export.publication import Publication
-from seresnext101_triton.server.installation import EMBEDDED_CONFIG
-
-CONFIG_FILENAME = "config.pbtxt"
-EMBEDDED_CONFIG_FILENAME = f"configs/{EMBEDDED_CONFIG}.pbtxt"
-MANIFEST_FILENAME = "manifest.json"
-
-# What Triton takes for a version: the name begins with no zero and fits into 64 bits
-# (docs/user_guide/model_repository.md).
-_VERSION = re.compile("[1-9][0-9]{0,17}")
+from seresnext101_triton.export.locks import FolderLock
+from seresnext101_triton.export.publication import LONGEST_CHANGE_S, Publication
+from seresnext101_triton.server import versions
 
 
 class Repository:
@@ -33,24 +30,34 @@ class Repository:
     """
 
     def __init__(self, root: Path) -> None:
-        self.root = Path(os.path.realpath(root))
+        self.root = Path(realpath(root))
+
+    def models(self) -> list[str]:
+        """The names of the models that have a version, sorted.
+
+        Raises:
+            RepositoryError: The repository is not there, or cannot be read.
+        """
+        if not self.root.is_dir():
+            raise RepositoryError(f"{self.root} is not a folder: name a `repository` that exists")
+        with explained(self.root):
+            folders = sorted(path.name for path in self.root.iterdir() if path.is_dir())
+        return [name for name in folders if not name.startswith(".") and self.versions(name)]
 
     def versions(self, model: str) -> list[int]:
         """The published versions of a model, oldest first."""
-        return [
-            version
-            for version in self._numbers(model)
-            if (self.root / model / str(version)).is_dir()
-        ]
+        with explained(self.root):
+            return versions.versions(self.root / model)
 
     def latest(self, model: str) -> Path | None:
         """The folder of a model's newest version."""
-        versions = self.versions(model)
-        return self.root / model / str(versions[-1]) if versions else None
+        published = self.versions(model)
+        return self.root / model / str(published[-1]) if published else None
 
     def next_version(self, model: str) -> int:
         """The number of the version that will be published next."""
-        return max(self._numbers(model), default=0) + 1
+        with explained(self.root):
+            return max(versions.taken_numbers(self.root / model), default=0) + 1
 
     @contextmanager
     def exclusive(self) -> Iterator[Publication]:
@@ -63,63 +70,65 @@ class Repository:
             RepositoryError: Another export holds it, it cannot be written, or an export that was
                 killed cannot be undone.
         """
-        lock = _Lock(self.root)
+        exports, changes = self._locks()
         with ExitStack() as stack:
-            stack.callback(lock.release)
+            stack.callback(exports.release)
+            stack.callback(changes.release)
             with explained(self.root):
                 for folder in [
                     folder for folder in (self.root, *self.root.parents) if not folder.exists()
                 ][::-1]:
                     stack.callback(_remove_if_empty, folder)
                 self.root.mkdir(parents=True, exist_ok=True)
-                lock.take()
-                publication = Publication(self.root, undo_killed(self.root))
+                changes.take(LONGEST_CHANGE_S)
+                exports.take()
+                publication = Publication(self.root, undo_killed(self.root), changes)
+            changes.release()
             stack.callback(publication.close)
             with publication.explained():
                 yield publication
 
-    def _numbers(self, model: str) -> list[int]:
-        """Every name in a model's folder that Triton takes for a version of a folder, in order."""
-        folder = self.root / model
-        with explained(self.root):
-            return (
-                sorted(int(path.name) for path in folder.iterdir() if _VERSION.fullmatch(path.name))
-                if folder.is_dir()
-                else []
-            )
+    @contextmanager
+    def changing(self) -> Iterator[Publication]:
+        """Lock the repository for a change of seconds, also while an export runs.
 
+        An export that was killed is undone before.
 
-class _Lock:
-    """The right to change a repository.
-
-    One process has it at a time. The system takes it from a process that dies.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._descriptor: int | None = None
-
-    def take(self) -> None:
-        """Take it now.
+        Yields:
+            What the change is published by.
 
         Raises:
-            RepositoryError: Another process has it.
+            RepositoryError: It is not there, cannot be written, another process changes it for too
+                long, or an export that was killed cannot be undone.
         """
-        self._descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
-        with suppress(BlockingIOError, FileNotFoundError):
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # It is another folder where the other process has just removed this one.
-            if os.path.samestat(os.fstat(self._descriptor), self._root.stat()):
-                return
-        raise RepositoryError(
-            f"{self._root}: another export is writing to it; run again when it has finished"
-        )
+        if not self.root.is_dir():
+            raise RepositoryError(f"{self.root} is not a folder: name a `repository` that exists")
+        exports, changes = self._locks()
+        with ExitStack() as stack:
+            stack.callback(exports.release)
+            stack.callback(changes.release)
+            with explained(self.root):
+                changes.take(LONGEST_CHANGE_S)
+                # An export that runs has undone the one before it, and has changed nothing yet.
+                restored = undo_killed(self.root) if exports.try_to_take() else []
+                publication = Publication(self.root, restored, changes)
+            stack.callback(publication.close)
+            with publication.explained():
+                yield publication
 
-    def release(self) -> None:
-        """Give it back, where it was taken."""
-        if self._descriptor is not None:
-            with suppress(OSError):  # it is closed all the same
-                os.close(self._descriptor)
+    def _locks(self) -> tuple[FolderLock, FolderLock]:
+        """The lock of exports, and the lock of changes."""
+        return (
+            FolderLock(
+                self.root,
+                f"{self.root}: another export is writing to it; run again when it has finished",
+            ),
+            FolderLock(
+                self.root.parent,
+                f"{self.root}: another process has been changing it for {LONGEST_CHANGE_S:.0f} s; "
+                "run again when it has finished",
+            ),
+        )
 
 
 def _remove_if_empty(folder: Path) -> None:

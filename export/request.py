@@ -50,7 +50,7 @@ class Request:
 
     Raises:
         OptionError: A format or a precision is unknown, or two options do not go together.
-        ReleaseError: The target is unknown.
+        UnknownRelease: The target is unknown.
     """
 
     weights: str

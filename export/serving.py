@@ -58,15 +58,15 @@ class Serving:
 
     def __post_init__(self) -> None:
         if self.max_batch < 1:
-            raise OptionError(f"max_batch must be at least 1, not {self.max_batch}")
+            raise OptionError(f"`max_batch` must be at least 1, not {self.max_batch}")
         for name, largest in _LARGEST.items():
             value = getattr(self, name)
             if value < 0:
-                raise OptionError(f"{name} must not be negative, as {value} is")
+                raise OptionError(f"`{name}` must not be negative, as {value} is")
             if value > largest:
-                raise OptionError(f"{name} must be at most {largest}, not {value}")
+                raise OptionError(f"`{name}` must be at most {largest}, not {value}")
         if self.device not in DEVICES:
-            raise OptionError(f"device must be one of {', '.join(DEVICES)}, not {self.device!r}")
+            raise OptionError(f"`device` must be one of {', '.join(DEVICES)}, not {self.device!r}")
 
     @property
     def has_queue(self) -> bool:

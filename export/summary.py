@@ -39,6 +39,12 @@ def conclude(outcomes: Sequence[Outcome], reporter: Reporter, seconds: float) ->
         reporter.note(
             f"{'published' if outcome.made else 'there already'}: {outcome.folder} ({size:.1f} MB)"
         )
+        if not outcome.served:
+            reporter.note(
+                f"version {outcome.version} is not served, because another version of "
+                f"{outcome.model} was promoted. Serve it: "
+                f"python -m export promote {outcome.model} --to {outcome.version}"
+            )
     if cast := next((facts for facts in manifests if facts.ranges), None):
         reporter.note(_ranges_line(cast))
     if quantization := next(filter(None, (facts.quantization for facts in manifests)), None):

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from seresnext101_triton import add_version, as_typed
 from seresnext101_triton.client.errors import ToolkitError
 from seresnext101_triton.client.output import flags_of, report
+from seresnext101_triton.client.parser import Parser
+from seresnext101_triton.client.process import INTERRUPTED
 from seresnext101_triton.perf import commands
 
 _EPILOG = """\
@@ -50,16 +52,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return report(error, options.flags)
     except KeyboardInterrupt:
         print(f"interrupted; {options.interrupted}", file=sys.stderr)
-        return 130
+        return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=as_typed("python -m perf"),
         description="Measure a Triton server with NVIDIA's perf_analyzer, and measure without a "
         "server how fast precisions and the preprocessing of images are.",
         epilog=as_typed(_EPILOG),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_version(parser)
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -69,7 +70,6 @@ def _parser() -> argparse.ArgumentParser:
             name,
             help=command.HELP,
             description=command.__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         subparser.set_defaults(
             run=command.run, interrupted="nothing of this was kept: run it again"

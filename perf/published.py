@@ -11,8 +11,9 @@ from seresnext101_triton.export import config, manifest
 from seresnext101_triton.export.format import Format
 from seresnext101_triton.export.formats import FORMATS
 from seresnext101_triton.export.manifest import Manifest
-from seresnext101_triton.export.repository import CONFIG_FILENAME, Repository
+from seresnext101_triton.export.repository import Repository
 from seresnext101_triton.perf.errors import PerfError
+from seresnext101_triton.server.versions import CONFIG_FILENAME
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ import tritonclient.grpc.model_config_pb2 as pb
 from google.protobuf import json_format
 
 from seresnext101_triton.export import config
-from seresnext101_triton.export.repository import CONFIG_FILENAME, Repository
+from seresnext101_triton.export.promotion import BACKUP_FILENAME, with_policy
+from seresnext101_triton.export.repository import Repository
 from seresnext101_triton.perf.errors import PerfError
 from seresnext101_triton.perf.load import LoadGenerator
 from seresnext101_triton.perf.published import PublishedModel
@@ -31,8 +32,8 @@ from seresnext101_triton.perf.records import (
 from seresnext101_triton.perf.serving import MeasuredServer
 from seresnext101_triton.perf.turns import Comparison, Turn, take_turns
 from seresnext101_triton.server.cores import usable_cores
+from seresnext101_triton.server.versions import CONFIG_FILENAME, read_config
 
-BACKUP_FILENAME = "config.pbtxt.before-tuning"
 _DELAYS_US = (500, 2000, 5000)
 _GPU_INSTANCES = (1, 2, 3, 4)
 _CPU_INSTANCES = (1, 2, 4, 8, 16)
@@ -282,6 +283,8 @@ def undo(repository: Path, model: str) -> None:
         )
     with Repository(repository).exclusive() as publication:
         staged = publication.stage(model)
-        staged.write(CONFIG_FILENAME, backup.read_text(encoding="utf-8"))
+        text = backup.read_text(encoding="utf-8")
+        policy = read_config(staged.folder).version_policy
+        staged.write(CONFIG_FILENAME, with_policy(text, policy))
         staged.write(BACKUP_FILENAME, None)
         publication.publish()

@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 __all__ = ["CONSOLE_COMMAND", "__version__", "add_version", "as_typed", "run_with_extra"]
 
 CONSOLE_COMMAND = "seresnext101"
+_DISTRIBUTION = "seresnext101-triton"
 _UNAVAILABLE = 69
 
 # How the console command reaches each package that can also be started with `python -m`.
@@ -25,21 +26,50 @@ _CONSOLE = {
     "server": f"{CONSOLE_COMMAND} serve",
 }
 _MODULE_COMMAND = re.compile(rf"python -m ({'|'.join(_CONSOLE)})\b")
+_EXTRAS = re.compile(r"'\.(\[[a-z,-]+\])'")
 
 
 def as_typed(text: str) -> str:
-    """Write the commands in a text the way the user started this process.
+    """Write the commands in a text as they work here: as this process was started, and installed.
 
     Args:
-        text: A text that names commands as `python -m client|export|perf|server`.
+        text: A text that names commands as `python -m client|export|perf|server`, and installs
+            extras with `pip install '.[EXTRA]'`.
 
     Returns:
-        The text with `seresnext101 ...` in place of each, if the console command runs, because
-        `python -m` finds the user's own `client.py` first. Otherwise the text as it is.
+        The text with `seresnext101 ...` in place of each command if the console command runs,
+        because `python -m` finds the user's own `client.py` first; with
+        `python -m seresnext101_triton.client` if the process was started so; and with the place
+        that this project was installed from in place of the dot.
     """
-    if sys.argv[0] != CONSOLE_COMMAND:
-        return text
-    return _MODULE_COMMAND.sub(lambda found: _CONSOLE[found[1]], text)
+    text = _EXTRAS.sub(lambda found: f"'{_requirement(found[1])}'", text)
+    if sys.argv[0] == CONSOLE_COMMAND:
+        return _MODULE_COMMAND.sub(lambda found: _CONSOLE[found[1]], text)
+    started = getattr(sys.modules["__main__"], "__spec__", None)
+    if started is not None and started.name.startswith(f"{__name__}."):
+        return _MODULE_COMMAND.sub(rf"python -m {__name__}.\1", text)
+    return text
+
+
+def _requirement(extras: str) -> str:
+    """What pip takes to install this project again, with `[EXTRA,...]` of its extras."""
+    import json
+    from importlib.metadata import PackageNotFoundError, distribution
+    from pathlib import Path
+
+    checkout = Path(__file__).resolve().parents[1]
+    if (checkout / "pyproject.toml").exists():
+        return f".{extras}" if checkout == Path.cwd() else f"{checkout}{extras}"
+    try:
+        source = distribution(_DISTRIBUTION).read_text("direct_url.json")  # of PEP 610
+    except PackageNotFoundError:
+        source = None
+    if source is None:
+        return f"{_DISTRIBUTION}{extras}"
+    facts = json.loads(source)
+    vcs = facts.get("vcs_info")
+    url = f"{vcs['vcs']}+{facts['url']}@{vcs['commit_id']}" if vcs else facts["url"]
+    return f"{_DISTRIBUTION}{extras} @ {url}"
 
 
 def add_version(parser: argparse.ArgumentParser) -> None:
@@ -68,5 +98,6 @@ def run_with_extra(module: str, extra: str) -> int:
         package = (error.name or "").partition(".")[0]
         if package in ("", __package__, *_CONSOLE):
             raise  # a module of this project: a bug
-        print(f"error: {package} is not installed: pip install '.[{extra}]'", file=sys.stderr)
+        line = f"error: {package} is not installed: pip install '.[{extra}]'"
+        print(as_typed(line), file=sys.stderr)
         return _UNAVAILABLE

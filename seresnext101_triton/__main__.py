@@ -7,6 +7,7 @@ import runpy
 import sys
 
 from seresnext101_triton import CONSOLE_COMMAND, add_version
+from seresnext101_triton.client.parser import Parser
 
 # The package of each command, and what the command does.
 COMMANDS = {
@@ -18,6 +19,7 @@ COMMANDS = {
     "models": ("client", "list the models of a server and their states"),
     "describe": ("client", "print how a model is to be used"),
     "health": ("client", "tell whether a server is live and ready"),
+    "top": ("client", "show live what a server does"),
     "perf": ("perf", "measure, compare and tune what serving costs"),
 }
 
@@ -34,12 +36,11 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     commands = "\n".join(f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items())
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=CONSOLE_COMMAND,
         usage=f"{CONSOLE_COMMAND} [-h] [--version] COMMAND ...",
         description="Export, serve and use SE-ResNeXt101-32x4d on Triton Inference Server.",
         epilog=f"commands:\n{commands}\n\nHelp of one command: {CONSOLE_COMMAND} COMMAND --help",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_version(parser)
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seresnext101_triton import add_version, as_typed
-from seresnext101_triton.client.errors import ToolkitError
+from seresnext101_triton.client.errors import ToolkitError, UsageError
 from seresnext101_triton.client.output import flags_of, report
+from seresnext101_triton.client.parser import Parser
 from seresnext101_triton.server import TRITON_RELEASE
 from seresnext101_triton.server.errors import InstallationError, ServerError
 
@@ -40,6 +41,7 @@ exit codes:
   0   stopped by Ctrl-C or SIGTERM; with a command, that command's own code
   1   a model could not be loaded, or a port is in use
   2   wrong usage
+  65  a file of a model is not the one that was published
   69  no tritonserver, or a part of it is missing
 """
 
@@ -49,9 +51,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
+        _refuse_without_effect(options)
         return _serve_in_docker(options) if options.ngc else _serve(options)
     except ToolkitError as error:
         return report(error, flags_of(parser))
+
+
+def _refuse_without_effect(options: argparse.Namespace) -> None:
+    """Refuse options that the way of serving does not have.
+
+    Raises:
+        UsageError: One was given.
+    """
+    if options.release and not options.ngc:
+        raise UsageError("`release` is of NVIDIA's image: name it together with `ngc`")
+    for name in ("allow", "verbose", "command"):
+        if options.ngc and getattr(options, name):
+            what = "a command" if name == "command" else f"`{name}`"
+            raise UsageError(f"{what} and `ngc` do not go together: NVIDIA's image is only started")
 
 
 def _port(text: str) -> int:
@@ -60,13 +77,18 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _address(text: str) -> str:
+    if not text.strip():  # the socket's own meaning of it is every interface
+        raise argparse.ArgumentTypeError("it is empty: name an address of this machine")
+    return text
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=as_typed("python -m server"),
         description="Start a tritonserver on a model repository: the one on PATH, or else the one "
         "of the nvidia-pytriton wheel.",
         epilog=as_typed(_EPILOG),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_version(parser)
     parser.add_argument(
@@ -107,7 +129,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--address",
+        type=_address,
         default="127.0.0.1",
+        metavar="HOST",
         help="the interface to listen on (default: 127.0.0.1). The embedded server is of release "
         "24.10 and lacks later security fixes: use --ngc to serve other machines",
     )
@@ -131,9 +155,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--release",
-        default=TRITON_RELEASE,
         metavar="YY.MM",
-        help=f"the release of that image (default: {TRITON_RELEASE})",
+        help=f"with --ngc: the release of that image (default: {TRITON_RELEASE})",
     )
     parser.add_argument(
         "command",
@@ -204,7 +227,7 @@ def _serve_in_docker(options: argparse.Namespace) -> int:
 
     ports = Ports(options.grpc_port, options.http_port, options.metrics_port)
     command = docker_command(
-        options.repository, ports, options.address, options.release, options.only
+        options.repository, ports, options.address, options.release or TRITON_RELEASE, options.only
     )
     _say(shlex.join(command))
     if not shutil.which("docker"):

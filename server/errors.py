@@ -15,6 +15,12 @@ class ArtifactError(ServerError):
     exit_code = 65
 
 
+class IntegrityError(ServerError):
+    """A file of a version is not the one that was published. EX_DATAERR of sysexits.h."""
+
+    exit_code = 65
+
+
 class InstallationError(ServerError):
     """No tritonserver can run on this machine. The exit code is EX_UNAVAILABLE of sysexits.h."""
 
@@ -43,4 +49,10 @@ class LoadError(ServerError):
 
 
 class ReleaseError(ServerError):
-    """A release of tritonserver is unknown, or cannot load an artifact."""
+    """A release of tritonserver cannot load an artifact."""
+
+
+class UnknownRelease(ReleaseError):
+    """No release of tritonserver has this name. The exit code is argparse's own."""
+
+    exit_code = 2

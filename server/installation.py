@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
+from seresnext101_triton.server.embedded import EMBEDDED_CONFIG_NAME
 from seresnext101_triton.server.errors import InstallationError
 
 # Folders of backends: `<name>/model.py` serves the models whose config.pbtxt names that backend.
@@ -23,10 +24,6 @@ _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 _PYTHON_LIBRARY = f"libpython{_PYTHON}.so.1.0"
 # The package asks for numpy 1, which Python 3.13 does not have and which the server does not need.
 _PACKAGE = f"{'--no-deps ' if sys.version_info >= (3, 13) else ''}nvidia-pytriton==0.7.0"
-
-# The embedded server prefers `configs/<this>.pbtxt` in a model's folder to config.pbtxt: for models
-# of which its release, 24.10, cannot read the config that NVIDIA's image needs.
-EMBEDDED_CONFIG = "embedded"
 
 # Every request allocates and frees tensors. Without these variables, glibc returns their memory to
 # the kernel, which clears it again for the next request (mallopt(3)). Measured with TorchScript at
@@ -97,7 +94,7 @@ def _embedded(workspace: Path) -> Installation:
         arguments=(
             f"--backend-directory={backends}",
             f"--cache-directory={triton / 'caches'}",
-            f"--model-config-name={EMBEDDED_CONFIG}",
+            f"--model-config-name={EMBEDDED_CONFIG_NAME}",
         ),
         environment={
             "LD_LIBRARY_PATH": ":".join(libraries),

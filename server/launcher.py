@@ -22,7 +22,7 @@ from seresnext101_triton.server.access import key_arguments, restricted_without,
 from seresnext101_triton.server.backends import REPOSITORY_VARIABLE
 from seresnext101_triton.server.control import LOAD_TIMEOUT_S, Control
 from seresnext101_triton.server.errors import LoadError, ServerError
-from seresnext101_triton.server.models import served_models
+from seresnext101_triton.server.models import check_artifacts, served_models
 from seresnext101_triton.server.ports import (
     LOCALHOST,
     Ports,
@@ -128,12 +128,14 @@ class Server:
         """Prepare all that a server needs, and start its process.
 
         Raises:
+            IntegrityError: A file of a model is not the one that was published.
             ServerError: There is no model, no tritonserver, a port is in use, or this machine has
                 no room for the files of a server.
         """
         sweep()
         models = served_models(self.repository, self._only, self._note)
         self.ports = self._asked.resolve(self.address)
+        check_artifacts(models, self._note)
         self._registration = Registration()
         self._workspace = Workspace(self._registration.name)
         self._workspace.link(models)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from seresnext101_triton.server.errors import NothingToServe
+from seresnext101_triton.server.errors import IntegrityError, NothingToServe
+from seresnext101_triton.server.integrity import differences
+from seresnext101_triton.server.versions import read_config, selected, versions
 
 
 def _ignore(_line: str) -> None:
@@ -55,6 +57,47 @@ def served_models(
                 "serve the others with `only=NAME`"
             )
     return served
+
+
+def check_artifacts(folders: Sequence[Path], note: Callable[[str], None] = _ignore) -> None:
+    """Refuse models whose files are not those that were published.
+
+    Only the versions are checked that Triton serves by the version policy of their model.
+
+    Args:
+        folders: The folders of the models.
+        note: A function that is called with a line that names the versions without a manifest.
+
+    Raises:
+        IntegrityError: A file was changed. The message names each one.
+    """
+    damaged, unknown = [], []
+    for folder in folders:
+        for version in versions_to_serve(folder):
+            found = differences(folder / str(version))
+            if found is None:
+                unknown.append(f"{folder.name} version {version}")
+            elif found:
+                damaged.append(f"model {folder.name!r} version {version}: {'; '.join(found)}")
+    if unknown:
+        note(f"not checked, because there is no manifest: {', '.join(unknown)}")
+    if damaged:
+        raise IntegrityError(
+            "\n".join(damaged)
+            + "\nexport it anew, go back to an older version with `python -m export rollback "
+            "MODEL`, or serve the others with `only=NAME`"
+        )
+
+
+def versions_to_serve(folder: Path) -> list[int]:
+    """The versions of a model that Triton serves by its version policy, oldest first.
+
+    There is none if the folder or the config cannot be read. Triton then gives the reason.
+    """
+    try:
+        return selected(read_config(folder), versions(folder))
+    except (OSError, ValueError):
+        return []
 
 
 def _is_candidate(folder: Path) -> bool:

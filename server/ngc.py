@@ -34,7 +34,7 @@ def docker_command(
 
     Raises:
         NothingToServe: Nothing has been exported.
-        ReleaseError: The release is not known.
+        UnknownRelease: The release is not known.
     """
     folders = served_models(repository, only)
     mounts = [f"--volume={folder.resolve()}:/models/{folder.name}:ro" for folder in folders]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from seresnext101_triton.server import TRITON_RELEASE
-from seresnext101_triton.server.errors import ReleaseError
+from seresnext101_triton.server.errors import ReleaseError, UnknownRelease
 
 # The first release whose PyTorch backend serves `platform: "torch_aoti"` with batches.
 FIRST_WITH_PT2 = "26.06"
@@ -94,11 +94,11 @@ def release(name: str) -> Release:
     """A release by its tag.
 
     Raises:
-        ReleaseError: It is not in the table.
+        UnknownRelease: It is not in the table.
     """
     if name not in RELEASES:
         known = ", ".join(RELEASES)
-        raise ReleaseError(f"{name} is not a known release of tritonserver: choose from {known}")
+        raise UnknownRelease(f"{name} is not a known release of tritonserver: choose from {known}")
     return RELEASES[name]
 
 

@@ -31,6 +31,7 @@ from seresnext101_triton.server import TRITON_RELEASE
 from seresnext101_triton.server.launcher import Server
 from seresnext101_triton.server.releases import RELEASES
 from tests.conftest import FREE_PORTS, QUIET, TINY, checkout_copy, tiny_request
+from tests.deploy import commands as deploy
 
 PROJECT = Path(__file__).parents[1]
 PAGES = [
@@ -142,7 +143,7 @@ def run(command: str, checkout: Path, url: str) -> subprocess.CompletedProcess[s
 
 def adapted(command: str) -> str:
     """A command as it is run here: with the small network, on free ports, and with an end."""
-    command = command.replace("python -m export ", f"python -m export {SMALL} ")
+    command = command.replace("python -m export --", f"python -m export {SMALL} --")
     if command.startswith("python -m server"):
         command = command.replace("python -m server", f"python -m server {PORTS}", 1)
         command += "" if " -- " in command else " -- true"
@@ -177,6 +178,8 @@ def check(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
         assert (PROJECT / words[3]).exists()
     elif words[0] == "seresnext101":
         assert words[1] in COMMANDS
+    elif words[0] in deploy.PROGRAMS:
+        deploy.check(words)
     elif words[:2] == ["python", "-m"]:
         assert parses(words[2], words[3:], monkeypatch), words
     else:
@@ -347,7 +350,7 @@ def test_the_files_that_pages_name_exist():
     """Names in capitals stand for what a reader chooses."""
     for page in PAGES:
         for name in re.findall(
-            r"`((?:client|server|export|perf|tests)/[a-z0-9_./]*)`", page.read_text()
+            r"`((?:client|server|export|perf|tests|deploy)/[a-z0-9_./]*)`", page.read_text()
         ):
             assert (PROJECT / name).exists(), f"{page.name}: {name}"
 

@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
-HEAVY = {"numpy", "PIL", "torch", "onnx", "onnxruntime", "tritonclient", "grpc", "rich"}
+HEAVY = {
+    *("numpy", "PIL", "torch", "onnx", "onnxruntime", "tritonclient", "grpc", "rich"),
+    *("openvino", "platformdirs", "requests", "safetensors", "urllib3", "scipy", "psutil"),
+}
 
 
 @pytest.mark.parametrize("package", ["client", "export", "perf", "server"])

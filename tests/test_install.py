@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from seresnext101_triton import __version__, client, export
+import seresnext101_triton
+from seresnext101_triton import __version__, as_typed, client, export
 from seresnext101_triton.__main__ import COMMANDS
 from seresnext101_triton.client.cli import _parser as client_parser
 from seresnext101_triton.client.images import sample_photographs
@@ -31,12 +32,16 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = tmp_path_factory.mktemp("source")
     names = subprocess.check_output(["git", "ls-files", "-z"], cwd=PROJECT, text=True).split("\0")
     for name in names:
-        if name.startswith((*PACKAGES, "pyproject.toml", "README.md", "LICENSE")):
+        if name.startswith((*PACKAGES, "pyproject.toml", "setup.py", "README.md", "LICENSE")):
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(PROJECT / name, source / name, follow_symlinks=False)
+    stale = source / "build/lib/seresnext101_triton/removed.py"  # of an earlier build
+    stale.parent.mkdir(parents=True)
+    stale.touch()
     folder = tmp_path_factory.mktemp("wheel")
     build = ("--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", folder)
     subprocess.run([sys.executable, "-m", "pip", "wheel", *build, source], check=True)
+    assert [path for path in (source / "build").rglob("*") if path.is_file()] == [stale]
     return next(folder.glob("*.whl"))
 
 
@@ -86,6 +91,7 @@ def test_the_wheel_holds_the_packages_and_their_files(wheel):
         f"{package}-{__version__}.dist-info",
     }
     assert {f"{package}/py.typed"} <= names
+    assert f"{package}/removed.py" not in names
     assert {f"{package}/{name}/__init__.py" for name in PACKAGES if name != package} <= names
     assert {f"{package}/client/photographs/{path.name}" for path in sample_photographs()} <= names
     assert {f"{package}/export/labels/imagenet1k.txt", f"{package}/perf/report.html.j2"} <= names
@@ -97,6 +103,49 @@ def test_every_command_explains_itself_from_any_folder(environment, hostile, com
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(f"usage: seresnext101 {command}".rstrip())
     assert "python -m" not in result.stdout
+
+
+@pytest.mark.parametrize("package", [package for package in PACKAGES if "_" not in package])
+def test_a_module_explains_itself_by_its_full_name(environment, tmp_path, package):
+    name = f"seresnext101_triton.{package}"
+    command = [environment / "bin/python", "-m", name, "--help"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"usage: python -m {name} ")
+    assert set(re.findall(r"python -m ([a-z0-9_]+)", result.stdout)) == {"seresnext101_triton"}
+
+
+@pytest.mark.parametrize(
+    ("source", "requirement"),
+    [
+        (None, "seresnext101-triton[gpu]"),
+        ({"url": "file:///a/x.whl"}, "seresnext101-triton[gpu] @ file:///a/x.whl"),
+        (
+            {"url": "https://a/x.git", "vcs_info": {"vcs": "git", "commit_id": "12ab"}},
+            "seresnext101-triton[gpu] @ git+https://a/x.git@12ab",
+        ),
+    ],
+)
+def test_extras_are_installed_from_where_the_project_came_from(
+    tmp_path, monkeypatch, source, requirement
+):
+    """`direct_url.json` of PEP 610 says where, unless it was a package index."""
+    information = tmp_path / "seresnext101_triton-0.1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Name: seresnext101-triton\nVersion: 0.1.0\n")
+    if source:
+        (information / "direct_url.json").write_text(json.dumps(source))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(seresnext101_triton, "__file__", str(tmp_path / "package/__init__.py"))
+    text = "x is not installed: pip install '.[gpu]'"
+    assert as_typed(text) == f"x is not installed: pip install '{requirement}'"
+
+
+def test_extras_are_installed_from_the_checkout_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(PROJECT)
+    assert as_typed("pip install '.[gpu]'") == "pip install '.[gpu]'"
+    monkeypatch.chdir(tmp_path)
+    assert as_typed("pip install '.[gpu]'") == f"pip install '{PROJECT}[gpu]'"
 
 
 @pytest.mark.parametrize("command", [(), ("export",), ("serve",), ("perf",)])
@@ -136,13 +185,17 @@ def test_serving_needs_no_torch(environment, hostile, repository):
     assert photograph.name in json.dumps(answer)
 
 
-def test_a_missing_package_names_its_extra(environment, hostile, repository):
+def installing(wheel: Path, extras: str) -> str:
+    """The command that installs extras of a project that was installed from a wheel."""
+    return f"pip install 'seresnext101-triton[{extras}] @ {wheel.as_uri()}'"
+
+
+def test_a_missing_package_names_its_extra(environment, hostile, repository, wheel):
     serve = ("serve", "--repository", repository, "--model", "tiny_torchscript", *FREE)
     result = run(environment, hostile, *serve)
     assert result.returncode == 1
-    assert (
-        "needs torch, which is not installed: pip install '.[serve-torchscript]'" in result.stderr
-    )
+    command = installing(wheel, "serve-torchscript")
+    assert f"needs torch, which is not installed: {command}" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -152,9 +205,11 @@ def test_a_missing_package_names_its_extra(environment, hostile, repository):
         (("perf", "precision", "--device", "cpu"), "perf,cpu"),
     ],
 )
-def test_a_command_without_its_packages_names_their_extra(environment, hostile, command, extra):
+def test_a_command_without_its_packages_names_their_extra(
+    environment, hostile, wheel, command, extra
+):
     result = run(environment, hostile, *command)
-    line = f"error: torch is not installed: pip install '.[{extra}]'\n"
+    line = f"error: torch is not installed: {installing(wheel, extra)}\n"
     assert (result.returncode, result.stderr) == (69, line)
 
 

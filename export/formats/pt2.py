@@ -91,17 +91,6 @@ class Pt2(Format):
         """Name the backend too, as Triton's documents do."""
         config.backend = "pytorch"
 
-    def embedded_config(self, config: pb.ModelConfig) -> pb.ModelConfig:
-        """Triton 24.10 does not know the platform: its PyTorch backend goes by the file's name.
-
-        Sources: core, src/model_config_utils.cc, AutoCompleteBackendFields and ValidateModelConfig.
-        """
-        embedded = type(config)()
-        embedded.CopyFrom(config)
-        embedded.platform = ""
-        embedded.default_model_filename = self.filename
-        return embedded
-
 
 def _traced(material: Material) -> tuple[Any, dict[str, str]]:
     """The network as `torch.export.ExportedProgram`, and what the package says of itself."""

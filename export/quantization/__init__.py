@@ -53,4 +53,4 @@ class Quantization:
             )
         for name in ("min_agreement", "max_loss"):
             if not 0 <= getattr(self, name) <= 1:
-                raise OptionError(f"{name} is a share, from 0 to 1, not {getattr(self, name)}")
+                raise OptionError(f"`{name}` is a share, from 0 to 1, not {getattr(self, name)}")

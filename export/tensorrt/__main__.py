@@ -12,6 +12,7 @@ from pathlib import Path
 
 from seresnext101_triton.client.errors import ToolkitError
 from seresnext101_triton.client.output import flags_of, report
+from seresnext101_triton.client.parser import Parser
 from seresnext101_triton.export.precision import FP16, FP32, PRECISIONS
 from seresnext101_triton.export.tensorrt import local
 from seresnext101_triton.export.tensorrt.options import add_tuning, tuning_of
@@ -20,7 +21,7 @@ from seresnext101_triton.export.tensorrt.plan import BuildSpec, Profile, sidecar
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python3 -m export.tensorrt",
         description="Build a TensorRT plan from an ONNX file, on the GPU of this machine, and "
         "write into a JSON file beside it what it was built with. "

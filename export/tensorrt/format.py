@@ -17,9 +17,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from platformdirs import user_cache_path
-
-from seresnext101_triton.export.digest import sha256
 from seresnext101_triton.export.errors import BuildError, MissingHardware, OptionError
 from seresnext101_triton.export.format import INPUT, Format, Proof
 from seresnext101_triton.export.precision import FP16, FP32, Precision
@@ -28,6 +25,7 @@ from seresnext101_triton.export.tensorrt import gpu as gpus
 from seresnext101_triton.export.tensorrt import plan as plans
 from seresnext101_triton.export.tensorrt.options import add_tuning, tuning_of
 from seresnext101_triton.export.tensorrt.plan import BuildSpec, Plan, Profile, Tuning
+from seresnext101_triton.server.digest import sha256
 
 if TYPE_CHECKING:
     from tritonclient.grpc import model_config_pb2 as pb
@@ -198,6 +196,8 @@ class TensorRT(Format):
             config.optimization.cuda.graph_spec.add(batch_size=batch)
 
     def _build(self, material: Material, path: Path, profile: Profile, reporter: Reporter) -> Plan:
+        from platformdirs import user_cache_path
+
         cache = user_cache_path("seresnext101-triton")
         precision = material.precision
         spec = BuildSpec(material.graph, path, profile, self.tuning, precision, cache)

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from seresnext101_triton.export.digest import sha256
 from seresnext101_triton.export.errors import BuildError, OptionError
 from seresnext101_triton.export.precision import Precision
 from seresnext101_triton.export.tensorrt.gpu import Gpu
+from seresnext101_triton.server.digest import sha256
 
 SIDECAR_SUFFIX = ".json"
 # Names of trt.HardwareCompatibilityLevel.

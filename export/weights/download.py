@@ -22,15 +22,14 @@ from urllib.parse import urljoin
 
 import requests
 import urllib3
-from platformdirs import user_cache_path
 
-from seresnext101_triton.export.digest import sha256
 from seresnext101_triton.export.errors import CheckpointError, SourceUnavailable
 from seresnext101_triton.export.network import Architecture, SEResNeXt
 from seresnext101_triton.export.weights.address import cache_name, digests, public
 from seresnext101_triton.export.weights.checkpoint import FileSource
 from seresnext101_triton.export.weights.opening import opened
 from seresnext101_triton.export.weights.provenance import Provenance
+from seresnext101_triton.server.digest import sha256
 
 if TYPE_CHECKING:
     from seresnext101_triton.export.reporting import Reporter
@@ -82,6 +81,8 @@ class UrlSource:
 
 def cache_folder() -> Path:
     """torch.hub's folder of checkpoints, so that what it has downloaded is not downloaded again."""
+    from platformdirs import user_cache_path
+
     home = os.environ.get("TORCH_HOME") or user_cache_path("torch")
     return Path(home) / "hub" / "checkpoints"
 

@@ -56,9 +56,11 @@ class Pt2(Runtime):
             raise ArtifactError(f"{artifact} was compiled for AVX2, which this processor lacks")
         # The class behind `torch._inductor.aoti_load_package`. That function also imports
         # PyTorch's compiler, and warns of every processor with more instructions than it needs.
-        loader = torch._C._aoti.AOTIModelPackageLoader  # type: ignore[attr-defined]
+        loader = torch._C._aoti.AOTIModelPackageLoader
         try:
-            metadata = loader.load_metadata_from_package(str(artifact), _MODEL)
+            metadata = loader.load_metadata_from_package(  # type: ignore[attr-defined]
+                str(artifact), _MODEL
+            )
             if (made_for := metadata.get(_DEVICE_ENTRY)) != device:
                 raise ArtifactError(f"{artifact} was compiled for {made_for}, and not for a CPU")
             self._loader = loader(str(artifact), _MODEL, False, 1, -1)

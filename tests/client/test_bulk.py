@@ -116,9 +116,9 @@ def test_a_server_that_is_killed_and_started_again(repository, photos, tmp_path)
     )
 
     def restart():
-        killed.wait(60)
+        killed.wait(600)
         with second:
-            finished.wait(60)  # the kernel ends a server with the thread that started it
+            finished.wait(600)  # the kernel ends a server with the thread that started it
 
     restarting = threading.Thread(target=restart)
     restarting.start()
@@ -301,12 +301,12 @@ def test_ctrl_c_and_going_on(server, photos, tmp_path):
         server.url,
     ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not output.exists() or output.stat().st_size < 2000:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 130
     assert "run again to go on" in err and "Traceback" not in err
     first = lines(output)

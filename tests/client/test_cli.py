@@ -121,14 +121,35 @@ def test_a_reader_that_stops_early_is_no_error(server):
     assert result.stderr == ""
 
 
+KNOWN = (["classify"], ["describe"])
+
+
 @pytest.mark.parametrize(
-    "arguments", [[], ["classify"], ["classify", CAT, "--top", "0"], ["nonsense"]]
+    "arguments",
+    [
+        [],
+        ["classify"],
+        ["classify", CAT, "--top", "0"],
+        ["classify", CAT, "--version", "abc"],
+        ["classify", CAT, "--bogus", "\x1b"],
+        ["describe", "m", "--version", "0"],
+        ["describe", "m", "n"],
+        ["nonsense"],
+    ],
 )
-def test_wrong_usage(arguments, capsys):
+def test_wrong_usage_is_one_line_and_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as exit_:
         main(arguments)
     assert exit_.value.code == 2
-    assert "usage: python -m client" in capsys.readouterr().err
+    command = "python -m client" + (f" {arguments[0]}" if arguments[0:1] in KNOWN else "")
+    said = capsys.readouterr().err
+    assert re.fullmatch(f"error: [^\x1b\n]+; see {command} --help\n", said)
+
+
+def test_images_stand_before_and_after_options(classify):
+    code, out, err = classify(CAT, "--model", "tiny_onnx", ROCKET, "--jsonl", "--top", "1", CAT)
+    assert (code, err) == (0, "")
+    assert [json.loads(line)["image"] for line in out.splitlines()] == [CAT, ROCKET]
 
 
 def test_lines_and_rows_for_machines(classify):
@@ -162,7 +183,7 @@ def test_a_folder_in_batches_of_ones_own(classify):
         str(path) for path in sample_photographs()
     ]
     code, _, err = classify(CAT, "--model", "tiny_onnx", "--batch", "5")
-    assert (code, err) == (1, "error: a request takes 1 to 4 images, not 5\n")
+    assert (code, err) == (2, "error: --batch must be from 1 to 4 images, not 5\n")
 
 
 @pytest.mark.parametrize("position", range(4))
@@ -183,12 +204,27 @@ def test_the_gallery(classify, tmp_path):
     sheet = Image.open(target).convert("RGB")
     assert sheet.width > 500 and sheet.height > 400
     assert len(sheet.getcolors(1 << 24) or []) > 1000  # photographs, not an empty sheet
-    code, _, err = classify(
-        CAT, "--model", "tiny_onnx", "--gallery", str(tmp_path / "nowhere" / "x.png")
-    )
-    assert code == 73 and "cannot be written" in err
-    code, _, err = classify(CAT, "--model", "tiny_onnx", "--gallery", str(tmp_path / "gallery.txt"))
-    assert code == 73 and "cannot be written" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("nowhere/x.png", "nowhere is not a folder"),
+        ("x.txt", "its name must end in the suffix of an image, such as .png"),
+        ("folder.png", "it is a folder"),
+        (f"{'x' * 300}.png", "File name too long"),
+    ],
+)
+def test_a_gallery_that_cannot_be_written_is_refused_before_anything_is_sent(
+    tmp_path, capsys, name, reason
+):
+    (tmp_path / "folder.png").mkdir()
+    path = tmp_path / name
+    line = ["classify", CAT, "--url", "127.0.0.1:1", "--model", "m", "--gallery", str(path)]
+    assert main(line) == 73
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {path} cannot be written: ") and said.endswith(f"{reason}\n")
+    assert [left.name for left in tmp_path.iterdir()] == ["folder.png"]
 
 
 @pytest.fixture
@@ -247,6 +283,12 @@ def as_process(
     )
 
 
+def test_tls_to_a_server_without_it_is_one_line(server):
+    found = as_process(server, "health --tls --retries 0")
+    assert found.returncode == 69
+    assert found.stderr.startswith(b"error: ") and found.stderr.count(b"\n") == 1
+
+
 def test_names_of_any_bytes(classify, tmp_path):
     name = str(tmp_path / "caf\udce9\x1b[31m\n.jpg")
     shutil.copy(CAT, name)
@@ -289,8 +331,9 @@ def test_entries_of_a_folder_that_fail_and_files_that_are_left_out(classify, tmp
 def test_a_name_that_begins_with_a_dash(server, tmp_path, monkeypatch):
     shutil.copy(CAT, tmp_path / "-cat.jpg")
     monkeypatch.chdir(tmp_path)
-    code = main(["classify", "--model", "tiny_onnx", "--url", server.url, "--", "-cat.jpg"])
-    assert code == 0
+    options = ["--model", "tiny_onnx", "--url", server.url]
+    assert main(["classify", *options, "--", "-cat.jpg"]) == 0
+    assert main(["classify", CAT, *options, "--", "-cat.jpg"]) == 0
 
 
 @pytest.mark.parametrize("debug", [False, True])

@@ -510,7 +510,7 @@ def test_what_a_gateway_says_before_the_server_is_there_is_waited_for(missing):
         answering(answer) as (url, requests),
         Connection(f"http://{url}", TransportOptions(retries=0)) as connection,
     ):
-        connection.wait_until_ready(timeout_s=60)
+        connection.wait_until_ready(timeout_s=600)
     assert requests == [b"GET /v2/health/ready HTTP/1.1"] * 6
 
 
@@ -716,7 +716,7 @@ def test_a_wrong_scheme_is_told_which_is_right(pem, foreign_grpc, scheme, spoken
         link = TransportOptions(
             tls=Tls(ca) if scheme.endswith("s") else None,
             retries=0,
-            timeout_s=60 if scheme == spoken else 1,
+            timeout_s=600 if scheme == spoken else 1,
         )
         with (
             Connection(f"{scheme}://{place}", link) as connection,
@@ -737,7 +737,7 @@ def test_a_certificate_that_is_not_trusted(pem, foreign_grpc, scheme, tmp_path):
     with answering(always(page("200 OK")), context) as (web, _):
         url = f"grpcs://{foreign_grpc[True]}" if scheme == "grpcs" else f"https://{web}"
         for tls in (None, Tls(tmp_path / "other.pem")):
-            with Connection(url, TransportOptions(tls=tls, retries=0, timeout_s=30)) as connection:
+            with Connection(url, TransportOptions(tls=tls, retries=0, timeout_s=600)) as connection:
                 with pytest.raises(
                     ServerUnreachable,
                     match="its certificate is not trusted: .*name its authority with `tls.ca`",

@@ -21,10 +21,10 @@ from seresnext101_triton.client.contract import Preprocessing
 from seresnext101_triton.client.decoding import Prediction, decode
 from seresnext101_triton.client.errors import (
     AnswerError,
-    ClientError,
     ContractError,
     ImageError,
     ModelUnavailable,
+    UsageError,
 )
 from seresnext101_triton.server.launcher import Server
 from tests.conftest import FREE_PORTS, write_model
@@ -209,11 +209,11 @@ def test_requests_in_flight_and_images_ahead_are_bounded(classifier, monkeypatch
             most, first = max(most, now), asked == 1
         if first:
             for _ in range(2 * workers):
-                assert prepared.acquire(timeout=60)
+                assert prepared.acquire(timeout=600)
             # The pause makes it more probable that a request over the limit is seen.
             time.sleep(0.2)
             released.set()
-        assert released.wait(60)
+        assert released.wait(600)
         answer = ask(*arguments)
         with lock:
             now -= 1
@@ -257,7 +257,7 @@ def test_answers_are_in_order_where_that_is_asked_for(classifier, monkeypatch, o
     def delayed(model, batch, count):
         held = np.array_equal(batch[0], first)
         if held:
-            assert overtaken.wait(60)
+            assert overtaken.wait(600)
         answer = real(model, batch, count)
         if ordered and not held:
             overtaken.set()
@@ -302,7 +302,8 @@ def test_nothing_is_asked_any_more_once_a_stream_is_left(classifier, monkeypatch
     monkeypatch.setattr(classifier._connection, "infer_top", noted)
     stream = classifier.stream([BRIGHT, *[DARK] * 99], batch=1, in_flight=2)
     next(stream)
-    assert full.wait(60)  # the first has its answer, two are in flight, the others wait for a place
+    # The first has its answer, two are in flight, and the others wait for a place.
+    assert full.wait(600)
     stream.close()
     held.set()
     for thread in threading.enumerate():
@@ -315,7 +316,7 @@ def test_nothing_is_asked_any_more_once_a_stream_is_left(classifier, monkeypatch
     ("batch", "in_flight"), [(0, None), (5, None), (-1, None), (1, 0), (1, -1)]
 )
 def test_batches_and_requests_out_of_range(classifier, batch, in_flight):
-    with pytest.raises(ClientError, match="images, not|must be in flight"):
+    with pytest.raises(UsageError, match="`batch` must be|`in_flight` must be"):
         list(classifier.stream([BRIGHT], batch=batch, in_flight=in_flight))
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.export.publisher import MODELS
+from tests.export.publisher import MODELS, PRUNED
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -107,10 +107,12 @@ class Strace:
 
     Args:
         folder: Where repositories are made.
+        action: A key of `publisher.ACTIONS`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, action: str = "publish") -> None:
         self._folder = folder
+        self._action = action
         if shutil.which("strace") is None:
             raise AssertionError("strace is not installed: apt-get install strace")
         self._count = 0
@@ -123,6 +125,11 @@ class Strace:
             (root / model / "1").mkdir(parents=True)
             (root / model / "1" / "model.pt").write_text("old")
             (root / model / "config.pbtxt").write_text("old config")
+        if self._action == "prune":
+            (root / PRUNED / "config.pbtxt").write_text("")
+            for version in ("2", "3"):
+                (root / PRUNED / version).mkdir()
+                (root / PRUNED / version / "model.pt").write_text("old")
         (root.parent / "stderr").touch()
         return root
 
@@ -190,6 +197,7 @@ class Strace:
 
     def _run(self, options: list[str], call: int, runs: list[tuple[Path, int]]) -> list[int]:
         order = {
+            "action": self._action,
             "call": call,
             "warm_up": str(self.repository()),
             "runs": [(str(root), count) for root, count in runs],
@@ -204,6 +212,7 @@ class Strace:
             text=True,
             cwd=ROOT,
             env=environment,
+            timeout=600,
         )
         assert done.returncode == 0, (
             f"strace cannot trace here, or the publisher failed: {done.stderr}"

@@ -1,4 +1,4 @@
-"""The program that `faults.py` runs under strace to inject faults: it publishes into repositories.
+"""The program that `faults.py` runs under strace to inject faults: it changes repositories.
 
 It imports all that it needs and then forks one child for each repository. Strace injects the fault
 into a call with a fixed number. A child therefore first makes a given number of calls of that kind
@@ -16,10 +16,13 @@ from pathlib import Path
 
 from seresnext101_triton.export import interruption
 from seresnext101_triton.export.errors import RepositoryError
+from seresnext101_triton.export.operations import prune
 from seresnext101_triton.export.repository import Repository
 
 # A new model, one that gets a new version, and one that gets a new config only.
 MODELS = ("fresh", "grows", "same")
+# The model whose old versions are pruned.
+PRUNED = "same"
 
 
 def publish(root: Path) -> int:
@@ -45,29 +48,44 @@ def publish(root: Path) -> int:
     return 0
 
 
-def _child(root: Path, output: int, call: int, count: int) -> None:
-    """Publish into one repository, write messages to a file, and end with the exit code."""
+def prune_old(root: Path) -> int:
+    """Remove all versions but the newest one of a model."""
+    try:
+        prune(root, 1, [PRUNED])
+    except RepositoryError as error:
+        interruption.check()
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+ACTIONS = {"publish": publish, "prune": prune_old}
+
+
+def _child(action: str, root: Path, output: int, call: int, count: int) -> None:
+    """Change one repository, write messages to a file, and end with the exit code."""
     void = ctypes.CDLL(None).syscall
     os.dup2(output, 2)
     for _ in range(count):
         void(call, -1, None, -1, None, 0)
-    os._exit(interruption.run(lambda: publish(root), "the repository is as it was"))
+    os._exit(interruption.run(lambda: ACTIONS[action](root), "the repository is as it was"))
 
 
 def main() -> None:
-    """Publish into each repository of the order.
+    """Change each repository of the order.
 
-    Standard input holds `{"call": number, "runs": [[root, count], ...]}`. The exit codes, negative
-    for signals, are written to standard output.
+    Standard input holds `{"action": name, "call": number, "runs": [[root, count], ...]}`. The
+    exit codes, negative for signals, are written to standard output.
     """
     order = json.load(sys.stdin)
-    publish(Path(order["warm_up"]))  # what is imported late is imported now
+    action = order["action"]
+    ACTIONS[action](Path(order["warm_up"]))  # what is imported late is imported now
     codes = []
     for root, count in order["runs"]:
         output = os.open(Path(root).parent / "stderr", os.O_WRONLY)
         if (pid := os.fork()) == 0:
             try:
-                _child(Path(root), output, order["call"], count)
+                _child(action, Path(root), output, order["call"], count)
             except BaseException:
                 os.write(2, traceback.format_exc().encode())
                 os._exit(99)

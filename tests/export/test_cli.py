@@ -94,15 +94,36 @@ def test_weights_are_never_chosen_on_ones_behalf(run, capsys):
         ),
         (
             ["--weights", "seeded", "--target", "27.01"],
-            1,
+            2,
             "27.01 is not a known release of tritonserver",
         ),
-        (["--weights", "seeded", "--builder-level", "9"], 2, "--builder-level is 0 to 5, not 9"),
-        (["--weights", "seeded", "--max-batch", "0"], 2, "max_batch must be at least 1"),
+        (
+            ["--weights", "seeded", "--formats", "tensorrt", "--builder-level", "9"],
+            2,
+            "--builder-level is 0 to 5, not 9",
+        ),
+        *(
+            (
+                ["--weights", "seeded", *option],
+                2,
+                f"{option[0]} is for tensorrt: name this format in --formats",
+            )
+            for option in (["--plan", "x"], ["--in-image"], ["--opt-batch", "2"])
+        ),
+        *(
+            (
+                ["--weights", "seeded", *option],
+                2,
+                f"{option[0]} is for INT8: name it with --precision int8 and --calibration DIR",
+            )
+            for option in (["--min-agreement", "0.5"], ["--calibration-method", "minmax"])
+        ),
+        (["--weights", "seeded", "--max-batch", "0"], 2, "--max-batch must be at least 1"),
+        (["--weights", "seeded", "--std", "1e-45,1,1"], 2, "std 1e-45 make inputs of 5.15e+44"),
         (
             ["--weights", "seeded", "--truth", "classes.csv"],
             2,
-            "--truth and --keep-fp32 are for INT8",
+            "--truth is for INT8",
         ),
         (["--weights", "x.pth", "--classes", "3"], 2, "--classes is for seeded weights"),
         (

@@ -234,11 +234,11 @@ def test_the_text_can_be_read_back():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_batch": 0}, "max_batch must be at least 1"),
-        ({"instances": -1}, "instances must not be negative"),
-        ({"queue_size": -1}, "queue_size must not be negative"),
-        ({"threads": -1}, "threads must not be negative"),
-        ({"device": "tpu"}, "device must be one of cpu, gpu"),
+        ({"max_batch": 0}, "`max_batch` must be at least 1"),
+        ({"instances": -1}, "`instances` must not be negative"),
+        ({"queue_size": -1}, "`queue_size` must not be negative"),
+        ({"threads": -1}, "`threads` must not be negative"),
+        ({"device": "tpu"}, "`device` must be one of cpu, gpu"),
     ],
 )
 def test_options_out_of_range(options, message):

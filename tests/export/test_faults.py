@@ -16,7 +16,7 @@ import pytest
 
 from seresnext101_triton.export.repository import Repository
 from tests.export.faults import CALLS, CHANGING, HARMLESS, Run, Strace, Tree, contents, count
-from tests.export.publisher import MODELS
+from tests.export.publisher import MODELS, PRUNED
 
 AS_IT_WAS = "the repository is as it was"
 
@@ -95,6 +95,34 @@ def publishing() -> Iterator[Publishing]:
     # In memory, where fsync takes no time.
     with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="publishing-") as folder:
         yield Publishing(Path(folder))
+
+
+@pytest.mark.parametrize(
+    ("call", "fault"),
+    [
+        *(("rename", fault) for fault in ("error=EIO", "signal=SIGKILL", "signal=SIGTERM")),
+        *(("fsync", fault) for fault in ("error=EIO", "signal=SIGKILL")),
+    ],
+)
+def test_a_fault_while_old_versions_are_removed(call, fault):
+    """Each version is whole or gone. After an error none is gone. The newest one always stays."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="pruning-") as folder:
+        strace = Strace(Path(folder), "prune")
+        _, starting, log = strace.log()
+        calls = count(log)[call]
+        assert calls
+        numbers = list(range(1, calls + 1))
+        runs = strace.inject(call, fault, count(starting)[call], numbers)
+        for run in runs:
+            with Repository(run.root).exclusive():
+                pass
+            left = Repository(run.root).versions(PRUNED)
+            whole = [each for each in left if (run.root / PRUNED / str(each) / "model.pt").exists()]
+            assert left == whole and left[-1] == 3, run.where
+            if run.code == 73:
+                assert left == [1, 2, 3] and "as it was" in run.message, run.where
+            else:
+                assert run.code in (0, 130, -9), (run.where, run.message)
 
 
 def test_every_system_call_of_publishing_is_known(publishing):

@@ -17,7 +17,6 @@ import torch
 from seresnext101_triton.client.contract import OutputKind
 from seresnext101_triton.client.images import load_image, sample_photographs
 from seresnext101_triton.export.config import from_text
-from seresnext101_triton.export.digest import sha256
 from seresnext101_triton.export.errors import (
     CheckpointError,
     OptionError,
@@ -30,6 +29,7 @@ from seresnext101_triton.export.pipeline import export
 from seresnext101_triton.export.serving import Serving
 from seresnext101_triton.export.weights.seeded import seeded_network
 from seresnext101_triton.server import runtimes
+from seresnext101_triton.server.digest import sha256
 from tests.conftest import PREPROCESSING, QUIET, TINY, tiny_request
 from tests.export.test_checkpoint import LAYOUTS
 from tests.export.test_repository import mounted
@@ -259,7 +259,7 @@ def test_kill_9_in_the_middle_leaves_the_repository_as_it_was(root, tree):
         *("--name", "tiny", "--repository", str(root), "--quiet"),
     ]
     process = subprocess.Popen(command)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     # Until one of the two artifacts is written.
     while not list(root.parent.glob(".models.staging-*/.scratch-*/model.pt")):
         assert time.monotonic() < deadline and process.poll() is None
@@ -294,12 +294,12 @@ def test_an_interrupted_export_clears_up_after_itself(root, signal_):
         *("--repository", str(root), "--quiet"),
     ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not list(root.parent.glob(".models.staging-*/.scratch-*/model.pt")):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.005)
     process.send_signal(signal_)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 130
     assert "Traceback" not in err
     assert not root.parent.exists()

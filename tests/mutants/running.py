@@ -19,6 +19,11 @@ _LEAST_LIMIT_S = (
     120.0  # of one mutant: a server that starts, and a machine that does something else meanwhile
 )
 _LIMIT_FACTOR = 8.0  # how many times as long as without the mutant its tests may take
+# What the tests import, and takes long. The worker imports it once, for all mutants.
+_PRELOAD = (
+    *("torch", "onnx", "onnxruntime", "openvino", "onnxscript", "scipy.stats", "matplotlib.pyplot"),
+    *("sklearn.datasets", "tritonclient.grpc", "tritonclient.http", "hypothesis"),
+)
 _NO_TESTS = 5  # pytest's exit code where nothing was collected
 
 
@@ -30,9 +35,10 @@ class Copy:
     Args:
         root: The top of the project.
         folder: Where the copy goes; what is there is removed.
+        preload: Modules that the worker imports before it begins, where they are installed.
     """
 
-    def __init__(self, root: Path, folder: Path) -> None:
+    def __init__(self, root: Path, folder: Path, preload: Sequence[str] = _PRELOAD) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         listed = subprocess.run(
             [
@@ -53,13 +59,14 @@ class Copy:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(root / name, folder / name, follow_symlinks=False)
         self.folder = folder
+        self._preload = preload
 
     def __enter__(self) -> Copy:
         # Python identifies a compiled file by its source's size and time in seconds, which two
         # mutants may share.
         environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
         self._worker = subprocess.Popen(
-            [sys.executable, "-m", "tests.mutants.worker"],
+            [sys.executable, "-m", "tests.mutants.worker", *self._preload],
             cwd=self.folder,
             env=environment,
             stdin=subprocess.PIPE,

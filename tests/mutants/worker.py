@@ -22,19 +22,6 @@ from typing import Any
 import psutil
 import pytest
 
-_SLOW = (
-    "torch",
-    "onnx",
-    "onnxruntime",
-    "openvino",
-    "onnxscript",
-    "scipy.stats",
-    "matplotlib.pyplot",
-    "sklearn.datasets",
-    "tritonclient.grpc",
-    "tritonclient.http",
-    "hypothesis",
-)
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # of linux/prctl.h
 _COMMON = ["-q", "-x", "-p", "no:cacheprovider", "--durations=0", "--durations-min=9999", "--tb=no"]
@@ -46,7 +33,7 @@ def main() -> None:
     _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, _end)
-    for name in _SLOW:
+    for name in sys.argv[1:]:  # what takes long to import
         with suppress(ImportError):
             importlib.import_module(name)
     for line in sys.stdin:

@@ -70,6 +70,31 @@ def test_an_architecture_that_does_not_exist_is_wrong_usage(command, tmp_path, c
     assert not list(tmp_path.iterdir())
 
 
+def test_an_interrupted_measurement_ends_at_once_and_in_one_line(repository):
+    """The runtime still computes in a thread. Its C++ library aborts if the process ends slowly."""
+    script = (
+        "import runpy\nfrom seresnext101_triton.perf.raw import RawModel\n"
+        "measure = RawModel.throughput\n"
+        "RawModel.throughput = lambda *args: print('measuring', flush=True) or measure(*args)\n"
+        "runpy.run_module('seresnext101_triton.perf', run_name='__main__')"
+    )
+    command = ["raw", "--repository", repository, "--model", "tiny_onnx", "--seconds", "100000"]
+    with subprocess.Popen(
+        [sys.executable, "-c", script, *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "measuring\n"
+        running.terminate()
+        _, said = running.communicate(timeout=300)
+    assert (running.returncode, said) == (
+        130,
+        "interrupted; nothing of this was kept: run it again\n",
+    )
+
+
 def test_the_public_names():
     for name in perf.__all__:
         assert getattr(perf, name).__doc__

@@ -12,12 +12,13 @@ from seresnext101_triton.client import Classifier
 from seresnext101_triton.client.images import sample_photographs
 from seresnext101_triton.export.config import from_text, to_text
 from seresnext101_triton.export.pipeline import export
+from seresnext101_triton.export.promotion import BACKUP_FILENAME
 from seresnext101_triton.perf import tune
 from seresnext101_triton.perf.cli import main
 from seresnext101_triton.perf.errors import PerfError
 from seresnext101_triton.perf.records import Load, Measurement, Setting, Trial
 from seresnext101_triton.perf.serving import MeasuredServer, serving
-from seresnext101_triton.perf.tune import BACKUP_FILENAME, Tuner, Tuning, explore, undo
+from seresnext101_triton.perf.tune import Tuner, Tuning, explore, undo
 from seresnext101_triton.perf.turns import Comparison, ratio_of
 from seresnext101_triton.server.launcher import Server
 from tests.conftest import FREE_PORTS, QUIET, tiny_request

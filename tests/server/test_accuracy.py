@@ -93,7 +93,8 @@ def test_a_request_without_images_changes_no_other_answer(served, model):
         def ask(batch: np.ndarray) -> np.ndarray:
             tensor = triton.InferInput("INPUT__0", list(batch.shape), "FP32")
             tensor.set_data_from_numpy(batch)
-            return client.infer(f"digits_{model}", [tensor]).as_numpy("OUTPUT__0")
+            answer = client.infer(f"digits_{model}", [tensor], client_timeout=600)
+            return answer.as_numpy("OUTPUT__0")
 
         expected = {size: ask(images[:size]) for size in (1, 2)}
         for size in (1, 2, 1, 1, 2):

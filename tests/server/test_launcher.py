@@ -102,7 +102,7 @@ def test_a_signal_ends_it_cleanly(small, signal_):
     pid = process.pid
     assert len(children(pid)) >= 2  # the server and a stub
     process.send_signal(signal_)
-    assert process.wait(30) == 0
+    assert process.wait(600) == 0
     assert children(pid) == []
     assert not list(Path("/dev/shm").glob(f"triton-{pid}-*"))
 
@@ -123,7 +123,7 @@ def test_a_server_that_dies_is_reported(small):
         Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0]
     )
     os.kill(server_pid, signal.SIGKILL)
-    assert process.wait(30) == 1
+    assert process.wait(600) == 1
 
 
 def test_a_port_in_use(small, capsys):
@@ -167,7 +167,7 @@ def test_a_model_that_cannot_be_loaded_shows_the_servers_reason(small, capsys):
     err = capsys.readouterr().err
     assert "model 'broken' cannot be loaded: " in err
     assert f"{small}/broken/1/model.onnx cannot be loaded by ONNX Runtime" in err
-    assert err.splitlines()[1:] == ["serve the others with --model NAME"]
+    assert err.splitlines()[-1] == "serve the others with --model NAME"
     assert children() == [] or "convolution" not in str(children())
 
 
@@ -297,7 +297,7 @@ def test_the_docker_line_of_a_machine_with_a_gpu(small, monkeypatch, capsys):
     assert "--gpus=all" in line
     assert f"--volume=seresnext101-engines:{ENGINE_CACHE}" in line
     assert "nvcr.io/nvidia/tritonserver:26.08-py3" in line
-    assert cli.main(["--repository", str(small), "--ngc", "--release", "1.2"]) == 1
+    assert cli.main(["--repository", str(small), "--ngc", "--release", "1.2"]) == 2
     assert "1.2 is not a known release" in capsys.readouterr().err
 
 
@@ -312,6 +312,28 @@ def test_a_port_that_does_not_exist_is_wrong_usage(small, capsys, port):
         cli.main(["--repository", str(small), "--grpc-port", port])
     assert end.value.code == 2
     assert "a port is a number of 0 to 65535" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--release", "24.10"], "--release is of NVIDIA's image: name it together with --ngc"),
+        (["--ngc", "--release", "abc"], "abc is not a known release of tritonserver"),
+        (["--ngc", "--allow", "model-repository"], "--allow and --ngc do not go together"),
+        (["--ngc", "--verbose"], "--verbose and --ngc do not go together"),
+        (["--ngc", "--", "true"], "a command and --ngc do not go together"),
+    ],
+)
+def test_options_without_an_effect_are_wrong_usage(small, capsys, arguments, message):
+    assert cli.main(["--repository", str(small), *arguments]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
+def test_no_address_is_not_every_address(small, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--repository", str(small), "--address", ""])
+    assert end.value.code == 2
+    assert "it is empty: name an address" in capsys.readouterr().err
 
 
 def test_ports_that_cannot_be_used_together():

@@ -1,0 +1,79 @@
+"""The commands of `python -m export` besides the export itself.
+
+A command is one module here, and one line of `COMMANDS`. The docstring of the module describes the
+command in its `--help`. Heavy packages are imported in `run`, so that `--help` is fast.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol, cast
+
+from seresnext101_triton import as_typed
+from seresnext101_triton.client.errors import ToolkitError
+from seresnext101_triton.client.output import flags_of, report
+from seresnext101_triton.client.parser import Parser
+
+COMMANDS = ("versions", "promote", "rollback", "prune", "verify")
+
+
+class Command(Protocol):
+    """A module of this package.
+
+    Attributes:
+        HELP: One line for the list of commands.
+    """
+
+    HELP: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the arguments of the command."""
+
+    def run(self, arguments: argparse.Namespace, /) -> int:
+        """Run the command, and return its exit code."""
+
+
+def load(name: str) -> Command:
+    """Import the module of a command."""
+    return cast(Command, import_module(f"{__name__}.{name}"))
+
+
+def run(name: str, arguments: Sequence[str]) -> int:
+    """Run a command, and return its exit code.
+
+    Args:
+        name: One of `COMMANDS`.
+        arguments: What follows the name on the command line.
+    """
+    command = load(name)
+    parser = Parser(
+        prog=as_typed(f"python -m export {name}"), description=as_typed(command.__doc__ or "")
+    )
+    command.add_arguments(parser)
+    parser.add_argument(
+        "--repository",
+        type=Path,
+        default=Path("model_repository"),
+        metavar="DIR",
+        help="default: model_repository",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    options = parser.parse_args(arguments)
+    try:
+        return command.run(options)
+    except ToolkitError as error:
+        return report(error, flags_of(parser))
+
+
+def add_models(parser: argparse.ArgumentParser) -> None:
+    """Add names of models, all of which may be left out."""
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="default: all models")
+
+
+def add_switch(parser: argparse.ArgumentParser, help: str) -> None:
+    """Add the name of a model, and `--to N`."""
+    parser.add_argument("model", metavar="MODEL", help="the name of the model")
+    parser.add_argument("--to", type=int, metavar="N", help=help)

@@ -1,0 +1,80 @@
+"""The servers of this user that serve a repository now, on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from seresnext101_triton.server.control import Control, running
+from seresnext101_triton.server.errors import LoadError
+
+_FOLLOWS_WITHIN_S = 60.0
+_POLL_S = 0.05
+READY = "READY"
+_IN_USE = (READY, "LOADING", "UNLOADING")
+
+
+def versions_in_use(root: Path, model: str) -> dict[int, str]:
+    """The versions of a model that servers have loaded, and the state of each.
+
+    The state is `READY` if a server answers with the version now. Otherwise it is `LOADING` or
+    `UNLOADING`.
+
+    Raises:
+        ServerError: A server does not say what it serves.
+    """
+    found: dict[int, str] = {}
+    for launch in running(root):
+        for state in Control(launch).index():
+            version = int(state.version) if state.name == model and state.version else 0
+            if state.state in _IN_USE and version and found.get(version) != READY:
+                found[version] = state.state
+    return found
+
+
+def follow(root: Path, model: str, versions: Sequence[int]) -> list[str]:
+    """Have every server that serves a model load the versions that its version policy names now.
+
+    Args:
+        root: The repository.
+        model: The model.
+        versions: The versions that the policy names.
+
+    Returns:
+        `host:port` of the servers, each of which answers with the newest of these versions now.
+
+    Raises:
+        LoadError: A server cannot load them.
+        ServerError: A server does not answer.
+    """
+    followed = []
+    for launch in running(root):
+        control = Control(launch)
+        if any(state.name == model for state in control.index()):
+            control.load(model)
+            _wait(control, model, set(versions))
+            followed.append(launch.url)
+    return followed
+
+
+def _wait(control: Control, model: str, versions: set[int]) -> None:
+    """Wait until exactly these versions are ready.
+
+    A server that follows the repository may need a moment, because its launcher acts too.
+    """
+    deadline = time.monotonic() + _FOLLOWS_WITHIN_S
+    while True:
+        states = [state for state in control.index() if state.name == model]
+        ready = {int(state.version) for state in states if state.state == READY}
+        if ready == versions:
+            return
+        if time.monotonic() > deadline:
+            reasons = [
+                state.reason for state in states if state.reason and int(state.version) in versions
+            ]
+            raise LoadError(
+                f"model {model!r} did not become version {max(versions)} within "
+                f"{_FOLLOWS_WITHIN_S:.0f} s: {'; '.join(reasons) or 'the server gives no reason'}"
+            )
+        time.sleep(_POLL_S)

@@ -1,0 +1,217 @@
+"""Moves a model to another version, and removes old versions.
+
+The repository is changed first, in one step. Then the servers that serve it are told to follow.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tritonclient.grpc import model_config_pb2 as pb
+
+from seresnext101_triton.export import live, promotion
+from seresnext101_triton.export.errors import OptionError, VersionError
+from seresnext101_triton.export.filesystem import explained, sync
+from seresnext101_triton.export.publication import Publication
+from seresnext101_triton.export.repository import Repository
+from seresnext101_triton.export.verification import check_intact, published
+from seresnext101_triton.server.errors import LoadError
+from seresnext101_triton.server.versions import newest_policy, pinned_policy
+
+# Chooses a version from those that are published and those that are served.
+Choice = Callable[[Sequence[int], Sequence[int]], int]
+
+
+@dataclass(frozen=True)
+class Switch:
+    """What a promotion or a rollback has done.
+
+    Attributes:
+        model: The name of the model.
+        version: The version that is served now.
+        before: The versions that the policy named before.
+        pinned: Whether a version that is published later must be promoted to be served.
+        servers: `host:port` of the servers that have followed.
+        note: What the user should know; may be empty.
+    """
+
+    model: str
+    version: int
+    before: tuple[int, ...]
+    pinned: bool
+    servers: tuple[str, ...]
+    note: str
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """The versions of one model after `prune`.
+
+    Attributes:
+        model: The name of the model.
+        removed: The versions that were removed, oldest first.
+        kept: The other versions, oldest first.
+        served: Those of the kept versions that a server serves, or will serve by the policy.
+    """
+
+    model: str
+    removed: tuple[int, ...]
+    kept: tuple[int, ...]
+    served: tuple[int, ...]
+
+
+def promote(root: Path, model: str, to: int | None = None) -> Switch:
+    """Have a version of a model served.
+
+    Args:
+        root: The repository.
+        model: The model.
+        to: The version, which is then served until the next promotion or rollback. None means the
+            newest version, and also each version that is published later.
+
+    Raises:
+        RepositoryError: The repository cannot be read or written. It is unchanged.
+        VersionError: There is no such version.
+        IntegrityError: The files of the version are not those that were published.
+        LoadError: A server cannot load the version. It and the repository are as before.
+    """
+    if to is None:
+        return _switch(root, model, lambda available, _served: available[-1], pin=False)
+    return _switch(root, model, lambda available, _served: _chosen(model, to, available), pin=True)
+
+
+def roll_back(root: Path, model: str, to: int | None = None) -> Switch:
+    """Have an older version of a model served, until the next promotion.
+
+    Args:
+        root: The repository.
+        model: The model.
+        to: The version. None means the one before the version that the policy names.
+
+    Raises:
+        RepositoryError: The repository cannot be read or written. It is unchanged.
+        VersionError: There is no such version, or none is older.
+        IntegrityError: The files of the version are not those that were published.
+        LoadError: A server cannot load the version. It and the repository are as before.
+    """
+
+    def choose(available: Sequence[int], served: Sequence[int]) -> int:
+        now = served[-1] if served else available[-1] + 1
+        if to is not None:
+            if _chosen(model, to, available) > now:
+                raise VersionError(
+                    f"version {to} of {model} is newer than version {now}, which is served: "
+                    f"promote it: python -m export promote {model} --to {to}"
+                )
+            return to
+        older = [version for version in available if version < now]
+        if not older:
+            raise VersionError(
+                f"{model} has no version before {now}, so nothing can be rolled back"
+            )
+        return older[-1]
+
+    return _switch(root, model, choose, pin=True)
+
+
+def prune(
+    root: Path, keep: int, models: Sequence[str] = (), *, dry_run: bool = False
+) -> list[Pruned]:
+    """Remove old versions. A version is removed whole or not at all.
+
+    What a server of this user serves, or what the version policy names, is never removed.
+
+    Args:
+        root: The repository.
+        keep: How many of the newest versions to keep, one at least.
+        models: The models; all of them if it is empty.
+        dry_run: Only say what would be removed.
+
+    Raises:
+        OptionError: `keep` is below 1.
+        RepositoryError: The repository cannot be read or written.
+        VersionError: A model has no version.
+        ServerError: A server does not say what it serves. Nothing was removed.
+    """
+    if keep < 1:
+        raise OptionError(f"`keep` must be at least 1, not {keep}")
+    repository = Repository(root)
+    with repository.changing() as publication:
+        done = [_old_versions(repository, model, keep) for model in models or repository.models()]
+        for pruned in done if not dry_run else ():
+            _remove(publication, pruned)
+    return done
+
+
+def _chosen(model: str, version: int, available: Sequence[int]) -> int:
+    if version in available:
+        return version
+    raise VersionError(
+        f"{model} has no version {version}: choose from {', '.join(map(str, available))}"
+    )
+
+
+def _switch(root: Path, model: str, choose: Choice, *, pin: bool) -> Switch:
+    repository = Repository(root)
+    folder = repository.root / model
+    # Before the lock: an artifact of hundreds of megabytes is read.
+    with explained(repository.root):
+        version = choose(published(repository, model), promotion.by_policy(folder))
+        note = check_intact(folder / str(version))
+    with repository.changing() as publication, explained(repository.root):
+        before = promotion.by_policy(folder)
+        _chosen(model, version, repository.versions(model))
+        old_policy = promotion.policy_of(folder)
+        policy = pinned_policy(version) if pin else newest_policy()
+        _publish(publication, model, version, policy)
+    try:
+        servers = live.follow(repository.root, model, [version])
+    except LoadError as error:
+        with repository.changing() as publication:
+            _publish(publication, model, before[-1] if before else version, old_policy)
+        with suppress(LoadError):
+            live.follow(repository.root, model, before)
+        why = str(error).strip().rstrip(".;")
+        raise LoadError(f"{why}. The repository and its servers are as before") from None
+    return Switch(model, version, tuple(before), pin, tuple(servers), note)
+
+
+def _publish(
+    publication: Publication, model: str, version: int, policy: pb.ModelVersionPolicy
+) -> None:
+    staged = publication.stage(model)
+    promotion.switch(staged, version, policy)
+    publication.publish()
+
+
+def _old_versions(repository: Repository, model: str, keep: int) -> Pruned:
+    available = published(repository, model)
+    folder = repository.root / model
+    served = {*promotion.by_policy(folder), *live.versions_in_use(repository.root, model)}
+    kept = [version for version in available if version in {*available[-keep:], *served}]
+    removed = [version for version in available if version not in kept]
+    in_use = [version for version in kept if version in served]
+    return Pruned(model, tuple(removed), tuple(kept), tuple(in_use))
+
+
+def _remove(publication: Publication, pruned: Pruned) -> None:
+    """Move versions out of the repository. `Publication.close` then removes them."""
+    folder = publication.root / pruned.model
+    if not pruned.removed:
+        return
+    away = publication.scratch()
+    moved: list[int] = []
+    with explained(publication.root):
+        try:
+            for version in pruned.removed:
+                os.rename(folder / str(version), away / str(version))
+                moved.append(version)
+            sync(folder)
+        except BaseException:
+            for version in reversed(moved):
+                os.rename(away / str(version), folder / str(version))
+            raise

@@ -1,0 +1,141 @@
+"""`client top`: what is read from the metrics of a server, and how it is shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from seresnext101_triton.client import Connection
+from seresnext101_triton.client.cli import main
+from seresnext101_triton.client.errors import NotTriton, ServerUnreachable
+from seresnext101_triton.client.metrics import parse, read_page
+from seresnext101_triton.client.top import rows_between
+
+PROJECT = Path(__file__).parents[2]
+PAGE = """\
+# HELP nv_inference_request_success Number of successful inference requests, all batch sizes
+# TYPE nv_inference_request_success counter
+nv_inference_request_success{{model="a \\"b\\"\\\\",version="10"}} {requests}
+nv_inference_request_failure{{model="a \\"b\\"\\\\",reason="OTHER",version="10"}} {failures}
+nv_inference_request_failure{{model="a \\"b\\"\\\\",reason="BACKEND",version="10"}} 1
+nv_inference_count{{model="a \\"b\\"\\\\",version="10"}} {images}
+nv_inference_exec_count{{model="a \\"b\\"\\\\",version="10"}} {runs}
+nv_inference_queue_duration_us{{model="a \\"b\\"\\\\",version="10"}} {queue}
+nv_inference_compute_input_duration_us{{model="a \\"b\\"\\\\",version="10"}} 0
+nv_inference_compute_infer_duration_us{{model="a \\"b\\"\\\\",version="10"}} {compute}
+nv_inference_compute_output_duration_us{{model="a \\"b\\"\\\\",version="10"}} 0
+nv_inference_pending_request_count{{model="a \\"b\\"\\\\",version="10"}} 7
+nv_inference_request_success{{model="a \\"b\\"\\\\",version="9"}} 1
+nv_cpu_utilization 0.5
+nv_gpu_utilization{{gpu_uuid="one"}} 0.25
+nv_gpu_utilization{{gpu_uuid="two"}} 0.75
+this is not a sample
+"""
+BEFORE = {"requests": 10, "failures": 0, "images": 20, "runs": 5, "queue": 0, "compute": 0}
+AFTER = {
+    "requests": 30,
+    "failures": 3,
+    "images": 100,
+    "runs": 15,
+    "queue": 40000,
+    "compute": 100000,
+}
+KEY = ('a "b"\\', "10")
+
+
+def test_what_happened_between_two_readings():
+    pages = parse(PAGE.format(**BEFORE)), parse(PAGE.format(**AFTER))
+    old, new = rows_between(*pages, 2.0, {KEY[0]: 4})
+    assert (old.version, new.version) == ("9", "10")
+    assert (new.requests_per_s, new.images_per_s, new.batch) == (10, 40, 8)
+    assert (new.queue_ms, new.compute_ms, new.pending) == (2, 5, 7)
+    assert (new.failed, new.failed_before, new.restarts) == (3, 4, 4)
+    assert (old.requests_per_s, old.batch, old.queue_ms, old.restarts) == (0, None, None, 4)
+    assert pages[0].gauges == {"nv_cpu_utilization": 0.5, "nv_gpu_utilization": 0.5}
+
+
+def test_a_model_that_was_loaded_again_counts_from_zero():
+    pages = parse(PAGE.format(**AFTER)), parse(PAGE.format(**BEFORE))
+    _, row = rows_between(*pages, 1.0, None)
+    assert (row.requests_per_s, row.images_per_s, row.failed) == (10, 20, 1)
+    assert row.restarts is None
+
+
+def test_a_model_that_was_loaded_meanwhile():
+    _, row = rows_between(parse(""), parse(PAGE.format(**BEFORE)), 1.0, None)
+    assert row.requests_per_s == 10
+
+
+def test_the_page_of_a_server(server):
+    before = read_page("127.0.0.1", server.ports.metrics, 10)
+    with Connection(server.url) as connection:
+        model = connection.describe("tiny_onnx")
+        import numpy as np
+
+        connection.infer(model, np.zeros((2, 3, 64, 64), np.float32))
+    after = read_page("127.0.0.1", server.ports.metrics, 10)
+    (row,) = (row for row in rows_between(before, after, 1.0, None) if row.model == "tiny_onnx")
+    assert (row.requests_per_s, row.images_per_s, row.batch) == (1, 2, 2)
+    assert row.compute_ms and row.failed == 0
+
+
+def arguments(server, *more: str) -> list[str]:
+    address = ["--url", server.url, "--metrics-port", str(server.ports.metrics)]
+    return ["top", *address, "--interval", "0.1", "--count", "1", *more]
+
+
+def test_the_table(server, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(arguments(server)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(server.url) and "images/s in the last" in lines[0]
+    assert max(map(len, lines)) <= 80
+    assert any(re.match(r"tiny_torchscript +1 +0 ", line) for line in lines)
+
+
+def test_one_object_for_each_interval(server, capsys):
+    assert main(arguments(server, "--json")) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    names = {row["model"] for row in json.loads(line)["models"]}
+    assert names == {"tiny_torchscript", "tiny_onnx", "tiny_openvino", "logits_torchscript"}
+
+
+def test_a_terminal_and_ctrl_c(server):
+    """The picture is drawn again and again. Ctrl-C is the usual end, and exits with 0."""
+    primary, secondary = pty.openpty()
+    command = [sys.executable, "-m", "client", *arguments(server)[:-2]]
+    process = subprocess.Popen(command, cwd=PROJECT, stdout=secondary, stdin=secondary)
+    os.close(secondary)
+    shown = b""
+    while shown.count(b"tiny_torchscript") < 2:
+        shown += os.read(primary, 1 << 16)
+    process.send_signal(2)
+    while True:
+        try:
+            if not os.read(primary, 1 << 16):
+                break
+        except OSError:  # the other end was closed
+            break
+    os.close(primary)
+    assert process.wait(60) == 0
+
+
+def test_a_port_without_metrics(server):
+    with pytest.raises(NotTriton, match="is not the metrics page of a Triton server"):
+        read_page("127.0.0.1", server.ports.grpc, 10)
+    with pytest.raises(NotTriton, match="is not the metrics page of a Triton server"):
+        read_page("127.0.0.1", server.ports.http, 10)
+    with pytest.raises(ServerUnreachable, match="no server tells its metrics at 127"):
+        read_page("127.0.0.1", 9, 10)
+
+
+def test_one_server_is_shown(capsys):
+    assert main(["top", "--url", "one,two"]) == 2
+    assert "--url names 2 servers, and top shows one" in capsys.readouterr().err

@@ -1,0 +1,155 @@
+"""Versions of a model that a server serves meanwhile, under load."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seresnext101_triton.client import Connection
+from seresnext101_triton.client.served import ServedModel
+from seresnext101_triton.export import promotion
+from seresnext101_triton.export.history import history
+from seresnext101_triton.export.operations import promote, prune, roll_back
+from seresnext101_triton.export.pipeline import export
+from seresnext101_triton.server import runtimes
+from seresnext101_triton.server.digest import sha256
+from seresnext101_triton.server.errors import IntegrityError, LoadError
+from seresnext101_triton.server.launcher import Server
+from seresnext101_triton.server.versions import newest_policy
+from tests.conftest import FREE_PORTS, QUIET, tiny_request
+
+MODEL = "tiny_onnx"
+IMAGE = np.random.default_rng(0).random((1, 3, 64, 64), np.float32)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three versions of one model, all with the same classes."""
+    root = tmp_path_factory.mktemp("live") / "models"
+    for seed in (1, 2, 3):
+        export(tiny_request(root, weights=f"seeded:{seed}", formats=("onnx",)), QUIET)
+    return root
+
+
+@pytest.fixture
+def root(published: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(published, tmp_path / "models"))
+
+
+def answer_of(root: Path, version: int) -> np.ndarray:
+    """The answer of a version's artifact, without a server."""
+    artifact = root / MODEL / str(version) / "model.onnx"
+    return runtimes.load("onnxruntime", artifact, {}).run(IMAGE)
+
+
+class Caller:
+    """Sends the same image again and again, and keeps which version each answer is of."""
+
+    def __init__(self, url: str, answers: dict[int, np.ndarray]) -> None:
+        self.seen: list[int] = []
+        self.errors: list[str] = []
+        self._url, self._answers = url, answers
+        self._end = threading.Event()
+
+    def ask(self, connection: Connection, model: ServedModel) -> int:
+        """The version whose answer came; 0 if it is no version's."""
+        found = connection.infer(model, IMAGE)
+        matching = [
+            version
+            for version, answer in self._answers.items()
+            if np.allclose(found, answer, rtol=1e-3, atol=1e-6)
+        ]
+        return matching[0] if len(matching) == 1 else 0
+
+    def _call(self) -> None:
+        with Connection(self._url) as connection:
+            model = replace(connection.describe(MODEL), version="")
+            while not self._end.is_set():
+                try:
+                    self.seen.append(self.ask(connection, model))
+                except Exception as error:
+                    self.errors.append(str(error))
+
+    @contextmanager
+    def calling(self) -> Iterator[None]:
+        thread = threading.Thread(target=self._call)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._end.set()
+            thread.join()
+
+
+def test_forward_and_back_under_load(root):
+    """No request fails, and the first answer after a command is the new version's."""
+    answers = {version: answer_of(root, version) for version in (1, 2, 3)}
+    with (
+        Server(root, ports=FREE_PORTS, only=[MODEL]) as server,
+        Connection(server.url) as connection,
+    ):
+        model = replace(connection.describe(MODEL), version="")
+        caller = Caller(server.url, answers)
+        with caller.calling():
+            for change, version in (
+                (lambda: roll_back(root, MODEL), 2),
+                (lambda: promote(root, MODEL, to=1), 1),
+                (lambda: promote(root, MODEL), 3),
+            ):
+                switch = change()
+                assert caller.ask(connection, model) == version == switch.version
+                assert switch.servers == (server.url,)
+                (listed,) = history(root)
+                assert [each.number for each in listed.versions if each.now] == [version]
+        assert caller.errors == []
+        assert set(caller.seen) <= {1, 2, 3}
+
+        # A server that was not told is asked what it serves.
+        roll_back(root, MODEL, to=2)
+        config = root / MODEL / "config.pbtxt"
+        config.write_text(promotion.with_policy(config.read_text(), newest_policy()))
+        (pruned,) = prune(root, 1)
+        assert (pruned.removed, pruned.kept, pruned.served) == ((1,), (2, 3), (2, 3))
+        assert caller.ask(connection, model) == 2
+
+
+def test_a_version_that_cannot_be_loaded_changes_nothing(root, tree):
+    """Its file is the one of its manifest, but no runtime can load it."""
+    artifact = root / MODEL / "2" / "model.onnx"
+    manifest = artifact.with_name("manifest.json")
+    old = sha256(artifact), f'"bytes": {artifact.stat().st_size}'
+    artifact.write_bytes(b"no ONNX")
+    text = manifest.read_text().replace(old[0], sha256(artifact))
+    manifest.write_text(text.replace(old[1], f'"bytes": {artifact.stat().st_size}'))
+    with Server(root, ports=FREE_PORTS, only=[MODEL]) as server:
+        before = tree(root)
+        with pytest.raises(LoadError, match=r"(?s)cannot be loaded.*its servers are"):
+            promote(root, MODEL, to=2)
+        assert tree(root) == before
+        with Connection(server.url) as connection:
+            assert connection.describe(MODEL).version == "3"
+
+
+def test_a_server_does_not_start_with_a_flipped_byte(root):
+    artifact = root / MODEL / "3" / "model.onnx"
+    content = bytearray(artifact.read_bytes())
+    content[len(content) // 2] ^= 1
+    artifact.write_bytes(content)
+    with (
+        pytest.raises(IntegrityError, match=r"version 3: model\.onnx was changed.*(\n.*)*rollback"),
+        Server(root, ports=FREE_PORTS, only=[MODEL]),
+    ):
+        pass
+    roll_back(root, MODEL)
+    notes: list[str] = []
+    (root / MODEL / "2" / "manifest.json").unlink()
+    with Server(root, ports=FREE_PORTS, only=[MODEL], note=notes.append) as server:
+        assert [model.version for model in server.models if model.state == "READY"] == ["2"]
+    assert f"not checked, because there is no manifest: {MODEL} version 2" in notes

@@ -1,0 +1,150 @@
+"""The mutation tester itself: what it changes, what it calls noticed, and what it reports."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MODULE = '''\
+"""A module."""
+
+import os
+
+LIMIT = 3
+
+
+def within(number: int) -> bool:
+    """Whether a number is small."""
+    if number > LIMIT:
+        print("it is too large")
+        return False
+    return True
+'''
+TESTS = """\
+from module import within
+
+
+def test_a_small_number():
+    assert within(2)
+
+
+def test_a_large_number():
+    assert not within(9)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def operators() -> Iterator[None]:
+    """mutmut, which `make test` installs beside the other packages and not among them."""
+    folder = next(Path(sys.prefix).glob("mutmut==*"), None)
+    assert folder, "mutmut is not installed: run `make test`"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        yield
+
+
+def changes(text: str) -> set[tuple[int, str, str]]:
+    from tests.mutants.mutations import Source
+
+    source = Source("module.py", text)
+    made = [mutant for index in range(len(source)) if (mutant := source.mutant(index))]
+    assert all(mutant.code != text for mutant in made)
+    return {(mutant.line, mutant.before, mutant.after) for mutant in made}
+
+
+def test_what_is_changed():
+    found = changes(MODULE)
+    assert {
+        (5, "LIMIT = 3", "LIMIT = 4"),
+        (10, "if number > LIMIT:", "if number >= LIMIT:"),
+        (10, "if number > LIMIT:", "if not (number > LIMIT):"),
+        (11, 'print("it is too large")', "pass"),
+        (12, "return False", "return True"),
+        (13, "return True", "return False"),
+    } <= found
+    # Docstrings, imports, annotations, and the wording of messages are not behaviour.
+    assert {line for line, _, _ in found} == {5, 10, 11, 12, 13}
+    assert not any("XX" in after for _, _, after in found)
+
+
+def test_names_and_keys_are_changed():
+    assert changes('def f(x):\n    return x["key"]\n') >= {
+        (2, 'return x["key"]', 'return x["XXkeyXX"]')
+    }
+
+
+def test_a_mutant_is_noticed_if_a_test_fails_with_it(tmp_path):
+    from tests.mutants.mutations import Source
+    from tests.mutants.running import Copy
+
+    project = tmp_path / "project"
+    (project / "tests").mkdir(parents=True)
+    (project / "tests/__init__.py").touch()
+    tool = shutil.ignore_patterns("__pycache__", "test_*")
+    shutil.copytree(Path(__file__).parent, project / "tests/mutants", ignore=tool)
+    (project / "module.py").write_text(MODULE)
+    (project / "tests/test_module.py").write_text(TESTS)
+    (project / "pytest.ini").write_text("[pytest]\npythonpath = .\n")
+    subprocess.run(["git", "init", "--quiet", project], check=True)
+    source = Source("module.py", MODULE)
+    survived = {}
+    with Copy(project, tmp_path / "copy", preload=()) as copy:
+        reach = copy.reach(["module.py"], ["tests/test_module.py"])
+        assert reach.failed == []
+        assert reach.tests("module.py", 12, 12, False) == [
+            "tests/test_module.py::test_a_large_number"
+        ]
+        for index in range(len(source)):
+            mutant = source.mutant(index)
+            if mutant and mutant.after in ("LIMIT = 4", "LIMIT = None", "return True"):
+                survived[mutant.after] = copy.survives(mutant, reach)
+                assert (copy.folder / "module.py").read_text() == MODULE
+    assert survived == {"LIMIT = 4": True, "LIMIT = None": False, "return True": False}
+    assert (project / "module.py").read_text() == MODULE
+    assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize(("unnoticed", "code"), [(1, 0), (2, 1)])
+def test_the_report_lists_the_survivors_and_the_scores(capsys, unnoticed, code):
+    from tests.mutants.__main__ import _report
+    from tests.mutants.mutations import Mutant
+
+    mutants = [Mutant("a.py", line, line, "x", f"y{line}", False, "") for line in range(1, 11)]
+    found = {("package", "a.py"): [(mutant, mutant.line <= unnoticed) for mutant in mutants]}
+    assert _report(found, least=0.9) == code
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:unnoticed] == [f"survived: a.py:{n}: x  =>  y{n}" for n in (1, 2)[:unnoticed]]
+    assert lines[-1].split() == [
+        *("package", str(10 - unnoticed), "of", "10", "killed", f"{10 - unnoticed}0.0%")
+    ]
+
+
+def test_every_subject_has_its_modules_and_its_tests():
+    """A module that was moved would otherwise be left out without a word."""
+    from tests.mutants.subjects import SUBJECTS, chosen
+
+    for subject in SUBJECTS:
+        assert all(list(ROOT.glob(pattern)) for pattern in subject.sources), subject
+        assert all((ROOT / test.removeprefix("--ignore=")).exists() for test in subject.tests)
+    (only,) = chosen(ROOT, ["perf/tune.py"])
+    assert only[1] == ["perf/tune.py"]
+    assert {subject.package for subject, _ in chosen(ROOT, ["server/", "client"])} == {
+        "client",
+        "server",
+    }
+
+
+def test_every_excused_mutant_still_exists():
+    """Its lines are in the file, so that the list does not outlive the code."""
+    listed = tomllib.loads((Path(__file__).with_name("equivalent.toml")).read_text())["equivalent"]
+    for entry in listed:
+        lines = (ROOT / entry["file"]).read_text().splitlines()
+        assert entry["before"] in " ".join(line.strip() for line in lines), entry
+        assert entry["reason"] and entry["after"] != entry["before"]
