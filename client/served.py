@@ -12,6 +12,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from seresnext101_triton.client.contract import (
     ALLOWED_ERROR_PARAMETER,
     SEEDED,
+    UNPROVEN_PARAMETER,
     WEIGHTS_PARAMETER,
     OutputKind,
     Preprocessing,
@@ -61,6 +62,7 @@ class ServedModel:
         platform: The platform or the backend that serves the model.
         allowed_error: The relative error from the network that its publisher allowed explicitly;
             empty if the export's own limit was kept.
+        unproven: Whether it was published although nobody had run it and compared its answers.
     """
 
     name: str
@@ -76,6 +78,7 @@ class ServedModel:
     untrained: bool
     platform: str = ""
     allowed_error: str = ""
+    unproven: bool = False
 
 
 def read_served_model(name: str, versions: Sequence[str], config: pb.ModelConfig) -> ServedModel:
@@ -118,6 +121,7 @@ def read_served_model(name: str, versions: Sequence[str], config: pb.ModelConfig
         untrained=parameters.get(WEIGHTS_PARAMETER) == SEEDED,
         platform=config.platform or config.backend,
         allowed_error=parameters.get(ALLOWED_ERROR_PARAMETER, ""),
+        unproven=parameters.get(UNPROVEN_PARAMETER) == "true",
     )
 
 

@@ -9,6 +9,7 @@ from seresnext101_triton.client.contract import (
     ALLOWED_ERROR_PARAMETER,
     OUTPUT_KIND_PARAMETER,
     SEEDED,
+    UNPROVEN_PARAMETER,
     WEIGHTS_PARAMETER,
     Preprocessing,
 )
@@ -113,6 +114,8 @@ def _parameters(manifest: Manifest, threads: int) -> dict[str, str]:
     }
     if not manifest.weights.trained:
         parameters[WEIGHTS_PARAMETER] = SEEDED
+    if manifest.unproven:
+        parameters[UNPROVEN_PARAMETER] = "true"
     if manifest.parity.get("allow_error") is not None:
         parameters[ALLOWED_ERROR_PARAMETER] = repr(manifest.parity["allow_error"])
     return parameters

@@ -35,7 +35,7 @@ class Manifest:
         tensors: Names and dims (without the batch axis) of input and output; both are FP32.
         output: `probabilities` or `logits`.
         preprocessing: The contract for the input.
-        parity: The gate's figures.
+        parity: The gate's figures; `unproven` alone where nothing was run.
         ranges: For FP16, the largest magnitude of every activation on the gate's inputs, and the
             headroom to FP16's largest number.
         quantization: For INT8, the images, the method, the noise on each layer and the kernels:
@@ -70,6 +70,11 @@ class Manifest:
     def classes(self) -> int:
         """Length of the output vector."""
         return int(self.tensors["output"]["dims"][0])
+
+    @property
+    def unproven(self) -> bool:
+        """Whether it was published although no machine has run it."""
+        return bool(self.parity.get("unproven"))
 
     @property
     def bytes(self) -> int:

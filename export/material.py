@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seresnext101_triton.export.format import INPUT
 from seresnext101_triton.export.precision import Precision
 from seresnext101_triton.export.served import ServedNetwork
+from seresnext101_triton.export.tensorrt.plan import Profile
 from seresnext101_triton.server.releases import Release
 
 
@@ -30,6 +32,8 @@ class Material:
             `seresnext101_triton.export.ranges.measure` returns it.
         quantization: Where the ONNX was quantised, how:
             `seresnext101_triton.export.quantization.recipe.Quantized.facts`.
+        tensorrt_rtx: The version of NVIDIA's builder that has built an engine from the ONNX; None
+            where none has.
     """
 
     network: ServedNetwork
@@ -40,6 +44,7 @@ class Material:
     onnx: Path | None = None
     ranges: dict[str, Any] | None = None
     quantization: dict[str, Any] | None = None
+    tensorrt_rtx: str | None = None
 
     @property
     def example(self) -> Tensor:
@@ -48,6 +53,11 @@ class Material:
         With a batch of 1, PyTorch's ONNX exporter would take the batch axis for a fixed one.
         """
         return torch.zeros(2, 3, self.crop, self.crop)
+
+    @property
+    def profile(self) -> Profile:
+        """The shapes that an engine must take, fastest at the maximum batch."""
+        return Profile(INPUT, tuple(self.example.shape[1:]), self.max_batch, self.max_batch)
 
     @property
     def graph(self) -> Path:

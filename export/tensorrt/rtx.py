@@ -1,7 +1,7 @@
 """From ONNX to an engine of TensorRT for RTX, NVIDIA's builder that needs no GPU.
 
-It reads ONNX with the parser of TensorRT, and its networks are strongly typed, as in our builds with
-TensorRT. So it is also a gate for every graph that a TensorRT plan is built from.
+It reads ONNX with the parser of TensorRT, and its networks are strongly typed, as in our builds
+with TensorRT. So it is also a gate for every graph that a TensorRT plan is built from.
 """
 
 from __future__ import annotations

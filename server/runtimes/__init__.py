@@ -20,6 +20,7 @@ RUNTIMES = {
     "openvino": "seresnext101_triton.server.runtimes.openvino:OpenVino",
     "pt2": "seresnext101_triton.server.runtimes.pt2:Pt2",
     "tensorrt": "seresnext101_triton.server.runtimes.tensorrt:TensorRT",
+    "tensorrt_rtx": "seresnext101_triton.server.runtimes.tensorrt_rtx:TensorRTRtx",
     "torchscript": "seresnext101_triton.server.runtimes.torchscript:TorchScript",
 }
 
@@ -28,6 +29,7 @@ _EXTRAS = {
     "onnxruntime": "serve-onnx",
     "openvino": "serve-openvino",
     "tensorrt": "gpu",
+    "tensorrt_rtx_bindings": "rtx",
     "torch": "serve-torchscript",
 }
 
