@@ -95,7 +95,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     repository.parent.mkdir(exist_ok=True)
     with open(repository.parent / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        export(tiny_request(repository, formats=("pt2",)), QUIET)
+        export(tiny_request(repository, formats=("pt2",), serving=Serving(max_batch=8)), QUIET)
     return repository
 
 

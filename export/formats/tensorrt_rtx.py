@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seresnext101_triton.export.digest import sha256
 from seresnext101_triton.export.errors import OptionError
 from seresnext101_triton.export.format import Format, Proof
 from seresnext101_triton.export.precision import FP16, FP32, Precision
 from seresnext101_triton.export.tensorrt import gpu as gpus
 from seresnext101_triton.export.tensorrt import rtx
 from seresnext101_triton.export.tensorrt.plan import sidecar
+from seresnext101_triton.server.digest import sha256
 
 if TYPE_CHECKING:
     from seresnext101_triton.export.material import Material
