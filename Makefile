@@ -70,10 +70,10 @@ $(INSTALLED): $(LOCK)
 	@touch $@
 
 demo: $(INSTALLED) ## export, prove, serve and classify: all of it, on this machine
-	@$(BIN)/python -m export --weights ngc --repository $(REPOSITORY) || { \
+	@$(BIN)/python -m export --weights ngc --repository $(REPOSITORY) --image-input || { \
 	  code=$$?; test $$code -eq 69 || exit $$code; \
 	  echo 'NVIDIA'"'"'s weights cannot be fetched here: the demo goes on with UNTRAINED ones.' >&2; \
-	  $(BIN)/python -m export --weights seeded --repository $(REPOSITORY); }
+	  $(BIN)/python -m export --weights seeded --repository $(REPOSITORY) --image-input; }
 	@$(BIN)/python -m server --repository $(REPOSITORY) $(DEMO_MODELS) --grpc-port 0 --http-port 0 --metrics-port 0 -- \
 	  $(BIN)/python -m client classify $(PHOTOGRAPHS) $(DEMO_MODELS)
 
@@ -133,8 +133,8 @@ fuzz: $(INSTALLED) ## look for inputs that break a property of the tests, for MI
 	@end=$$(( $$(date +%s) + 60 * $(or $(MINUTES),10) )); while [ $$(date +%s) -lt $$end ]; do \
 	  HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -m hypothesis || exit; done
 
-mutants: $(VENV)/$(MUTMUT) perf-analyzer ## see which small bugs no test notices: ONLY="perf/turns.py" SAMPLE=60 SEED=0 JOBS=1 MINUTES=20
-	PYTHONPATH=$(abspath $(VENV)/$(MUTMUT)) $(BIN)/python -m tests.mutants $(ONLY) $(if $(SAMPLE),--sample $(SAMPLE)) \
+mutants: $(VENV)/$(MUTMUT) perf-analyzer ## see which small bugs no test notices: ONLY="perf/turns.py" TESTS="tests/perf/test_compare.py" SAMPLE=60 SEED=0 JOBS=1 MINUTES=20
+	PYTHONPATH=$(abspath $(VENV)/$(MUTMUT)) $(BIN)/python -m tests.mutants $(ONLY) $(if $(TESTS),--tests $(TESTS)) $(if $(SAMPLE),--sample $(SAMPLE)) \
 	  $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS)) $(if $(MINUTES),--minutes $(MINUTES))
 
 # Its operators and what they need, beside the environment and not in it.

@@ -14,11 +14,13 @@ import numpy as np
 from seresnext101_triton.client.classifier import (
     ImageClassifier,
     all_predictions,
+    answer_of,
     default_url,
     list_denied,
     only_model,
+    rejected,
 )
-from seresnext101_triton.client.connection import AsyncConnection
+from seresnext101_triton.client.connection import AsyncConnection, Connection
 from seresnext101_triton.client.decoding import Prediction
 from seresnext101_triton.client.errors import AccessDenied, ImageError, RequestRejected
 from seresnext101_triton.client.images import ImageOptions, ImageSource
@@ -29,6 +31,13 @@ from seresnext101_triton.client.pipeline import (
     StreamOptions,
     answers_of,
     prepare_one,
+)
+from seresnext101_triton.client.served import ServedModel
+from seresnext101_triton.client.server_decoding import (
+    ServerSide,
+    check_options,
+    check_server_side,
+    choose,
 )
 from seresnext101_triton.client.transport import TransportOptions
 
@@ -49,6 +58,7 @@ class AsyncClassifier(ImageClassifier):
         transport_options: As for `Classifier`.
         image_options: As for `Classifier`.
         in_flight: How many requests run at the same time, besides those of `stream`. Others wait.
+        server_side: As for `Classifier`.
     """
 
     def __init__(  # noqa: PLR0913  (one more than `Classifier`)
@@ -60,18 +70,24 @@ class AsyncClassifier(ImageClassifier):
         transport_options: TransportOptions = TransportOptions(),
         image_options: ImageOptions = ImageOptions(),
         in_flight: int = 16,
+        server_side: ServerSide = "no",
     ) -> None:
+        check_server_side(server_side)
         self._url = url or default_url(transport_options.protocol)
         self._wanted = model, version
         self._transport_options, self._image_options = transport_options, image_options
-        self._in_flight = in_flight
+        self._in_flight, self._server_side = in_flight, server_side
 
     async def __aenter__(self) -> AsyncClassifier:
         self._connection = AsyncConnection(self._url, self._transport_options)
         self._places = asyncio.Semaphore(self._in_flight)
         try:
             model, version = self._wanted
-            self.model = await self._connection.describe(model or await self._only_model(), version)
+            described = await self._connection.describe(model or await self._only_model(), version)
+            self.model = described
+            if self._server_side != "no":
+                self.model = await asyncio.to_thread(self._choose, described)
+            check_options(self.model, self._image_options)
         except BaseException:
             await self._connection.close()
             raise
@@ -91,7 +107,8 @@ class AsyncClassifier(ImageClassifier):
     async def classify(self, image: ImageSource, *, top: int = 5) -> list[Prediction]:
         """See `Classifier.classify`."""
         tensor = await self._in_thread(lambda: self.prepare(image))
-        return (await self.classify_batch(np.ascontiguousarray(tensor[None]), top=top))[0]
+        outcome = await self.try_batch(np.ascontiguousarray(tensor[None]), top=top)
+        return answer_of(image, tensor, outcome[0])
 
     async def classify_all(
         self, images: Iterable[ImageSource], *, top: int = 5
@@ -160,8 +177,16 @@ class AsyncClassifier(ImageClassifier):
 
     async def _try_batch(self, batch: np.ndarray, top: int) -> list[Outcome]:
         count = self._requested_classes(top)
-        answer = await self._connection.infer_top(self.model, batch, count)
+        try:
+            answer = await self._connection.infer_top(self.model, batch, count)
+        except RequestRejected as error:
+            return rejected(error, len(batch))
         return self._decoded(answer, batch, top)
+
+    def _choose(self, model: ServedModel) -> ServedModel:
+        """See `choose`, which asks the server by a blocking connection of its own."""
+        with Connection(self._url, self._transport_options) as connection:
+            return choose(connection, model, self._server_side, self._image_options)
 
     async def _answers(
         self, images: Sequence[ImageSource], top: int, places: asyncio.Semaphore

@@ -17,12 +17,29 @@ from seresnext101_triton.client.errors import (
     ContractError,
     ImageError,
     ModelUnavailable,
+    RequestRejected,
     UsageError,
 )
-from seresnext101_triton.client.images import ImageOptions, ImageSource, errors_of, load_image
-from seresnext101_triton.client.pipeline import Answer, Outcome, Steps, StreamOptions, run
+from seresnext101_triton.client.images import ImageOptions, ImageSource, errors_of
+from seresnext101_triton.client.pipeline import (
+    Answer,
+    Outcome,
+    Steps,
+    StreamOptions,
+    answers_of,
+    run,
+)
 from seresnext101_triton.client.protocols import TRANSPORTS, protocol_named
 from seresnext101_triton.client.served import ServedModel
+from seresnext101_triton.client.server_decoding import (
+    ServerSide,
+    check_options,
+    check_server_side,
+    choose,
+    image_error,
+    tensor_of,
+)
+from seresnext101_triton.client.server_side import IMAGE_SUFFIX, PREPROCESS_PREFIX
 from seresnext101_triton.client.text import reason
 from seresnext101_triton.client.transport import TransportOptions
 
@@ -50,7 +67,9 @@ class ImageClassifier:
     _image_options: ImageOptions
 
     def prepare(self, image: ImageSource) -> np.ndarray:
-        """Prepare one image as the model's input, `model.dtype` [3, crop, crop].
+        """Prepare one image as the model's input, `model.dtype` of `model.preprocessing.shape`.
+
+        For a model that takes image files, it is the file's content, `model.dtype` [1] or [length].
 
         Any thread may call this method.
 
@@ -61,10 +80,7 @@ class ImageClassifier:
             options = self._image_options
             if options.draft == "model":
                 options = replace(options, draft=self.model.preprocessing.resize)
-            picture = load_image(image, options)
-            if self.model.dtype == np.uint8:
-                return self.model.preprocessing.pixels(picture).transpose(2, 0, 1)
-            return self.model.preprocessing(picture).astype(self.model.dtype, copy=False)
+            return tensor_of(image, self.model, options)
 
     def _requested_classes(self, top: int) -> int:
         """How many classes the server must rank for the first `top` predictions.
@@ -114,6 +130,9 @@ class Classifier(ImageClassifier):
         version: A version of the model. If it is empty, the server chooses.
         transport_options: How to communicate with the server.
         image_options: How images are opened.
+        server_side: `yes` sends image files as they are, to the model `<model>_image`, which
+            decodes them. `auto` does so if the server has such a model and a photograph is answered
+            faster there.
 
     Attributes:
         model: What the server says about the model.
@@ -123,7 +142,7 @@ class Classifier(ImageClassifier):
             the model do not say how images are prepared.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (one argument for each independent option)
         self,
         url: str | Sequence[str] | None = None,
         model: str | None = None,
@@ -131,13 +150,17 @@ class Classifier(ImageClassifier):
         version: str = "",
         transport_options: TransportOptions = TransportOptions(),
         image_options: ImageOptions = ImageOptions(),
+        server_side: ServerSide = "no",
     ) -> None:
+        check_server_side(server_side)
         self._connection = Connection(
             url or default_url(transport_options.protocol), transport_options
         )
         self._image_options = image_options
         try:
-            self.model = self._connection.describe(model or self._only_model(), version)
+            described = self._connection.describe(model or self._only_model(), version)
+            self.model = choose(self._connection, described, server_side, image_options)
+            check_options(self.model, image_options)
         except ClientError:
             self.close()
             raise
@@ -164,7 +187,9 @@ class Classifier(ImageClassifier):
             ImageError: The image cannot be opened.
             ClientError: The server did not answer, or refused the request.
         """
-        return self.classify_batch(np.ascontiguousarray(self.prepare(image)[None]), top=top)[0]
+        tensor = self.prepare(image)
+        outcome = self.try_batch(np.ascontiguousarray(tensor[None]), top=top)
+        return answer_of(image, tensor, outcome[0])
 
     def classify_all(
         self, images: Iterable[ImageSource], *, top: int = 5
@@ -218,7 +243,8 @@ class Classifier(ImageClassifier):
         """Classify images that `prepare` has prepared.
 
         Args:
-            batch: `model.dtype` [N, 3, crop, crop]. N is at most the server's maximum batch.
+            batch: `model.dtype` [N, *`model.preprocessing.shape`]. N is at most the server's
+                maximum batch.
             top: How many predictions for each image.
 
         Raises:
@@ -234,14 +260,18 @@ class Classifier(ImageClassifier):
             ClientError: The server did not answer, or refused the request.
         """
         count = self._requested_classes(top)
-        answer = self._connection.infer_top(self.model, batch, count)
+        try:
+            answer = self._connection.infer_top(self.model, batch, count)
+        except RequestRejected as error:
+            return rejected(error, len(batch))
         return self._decoded(answer, batch, top)
 
     def infer(self, batch: np.ndarray) -> np.ndarray:
         """Return the output tensor of the model for one request, float32 [N, classes].
 
         Args:
-            batch: `model.dtype` [N, 3, crop, crop]. N is at most the server's maximum batch.
+            batch: `model.dtype` [N, *`model.preprocessing.shape`]. N is at most the server's
+                maximum batch.
         """
         return self._connection.infer(self.model, batch)
 
@@ -265,6 +295,31 @@ class Classifier(ImageClassifier):
         return only_model(self._connection.url, names)
 
 
+def rejected(error: RequestRejected, images: int) -> list[Outcome]:
+    """What a refused request means for its images, if the server could not open one of them.
+
+    Raises:
+        RequestRejected: The request was refused for another reason, or it is not known which of
+            several images is at fault.
+    """
+    found = image_error(error) if images == 1 else None
+    if found is None:
+        raise error
+    return [found]
+
+
+def answer_of(image: ImageSource, tensor: np.ndarray, outcome: Outcome) -> list[Prediction]:
+    """The predictions for one image.
+
+    Raises:
+        ClientError: The outcome is an error.
+    """
+    (answer,) = answers_of([image], [tensor], [outcome])
+    if answer.error is not None:
+        raise answer.error
+    return answer.predictions
+
+
 def all_predictions(outcomes: Iterable[Outcome]) -> list[list[Prediction]]:
     """The predictions of each image.
 
@@ -282,9 +337,15 @@ def all_predictions(outcomes: Iterable[Outcome]) -> list[list[Prediction]]:
 def only_model(url: str, names: Sequence[str]) -> str:
     """The name of the only model that a server serves.
 
+    Models that decode images for another one do not count.
+
     Raises:
         ModelUnavailable: The server serves no model, or several.
     """
+    others = {name + IMAGE_SUFFIX for name in names}
+    names = [
+        name for name in names if name not in others and not name.startswith(PREPROCESS_PREFIX)
+    ]
     if not names:
         raise ModelUnavailable(f"{url} serves no model")
     if len(names) > 1:

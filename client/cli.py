@@ -14,6 +14,7 @@ from seresnext101_triton.client.options import (
     FLAGS,
     add_image_options,
     add_server,
+    add_server_side,
     add_throughput,
     count,
     model_version,
@@ -36,6 +37,8 @@ examples:
   python -m client bulk /data/photos --output answers.jsonl
                                         after an interruption, the same command continues
   python -m client evaluate /data/val --model seresnext101_onnx --model seresnext101_tensorrt_fp16
+  python -m client classify cat.jpg --model seresnext101_onnx --server-side yes
+                                        the server decodes the file
   python -m client models
   python -m client describe seresnext101_onnx
   python -m client health
@@ -129,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in (models, describe, health):
         command.add_argument("--json", action="store_true", help="print one JSON document")
     for command in (classify, bulk, evaluate):
+        add_server_side(command)
         add_throughput(command)
         add_image_options(command)
     for command in subparsers.choices.values():

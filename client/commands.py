@@ -68,6 +68,7 @@ def _classifier(options: argparse.Namespace, model: str | None) -> Classifier:
         version=options.version,
         transport_options=transport_options_of(options),
         image_options=image_options_of(options),
+        server_side=options.server_side,
     )
 
 
@@ -220,10 +221,12 @@ def describe(options: argparse.Namespace) -> int:
     with connection_of(options) as connection:
         model = connection.describe(options.model, options.version)
     prepared = model.preprocessing
+    kind, axes = model.image_input or model.dtype, ", ".join(model.axes)
+    files = ", the content of an image file" if model.image_input else ""
     facts = {
         "model": f"{model.name} · version {model.version}",
         "platform": model.platform,
-        "input": f"{model.input}: {model.dtype} [3, {prepared.crop}, {prepared.crop}]",
+        "input": f"{model.input}: {kind} [{axes}]{files}",
         "output": f"{model.output}: {model.classes} {model.output_kind}",
         "largest batch": str(model.max_batch),
         "instances": str(model.instances),

@@ -227,7 +227,7 @@ class AsyncConnection:
 
         Args:
             model: The model as `describe` returned it.
-            batch: `model.dtype` [N, 3, crop, crop], N at most `model.max_batch`.
+            batch: `model.dtype` [N, *`model.preprocessing.shape`], N at most `model.max_batch`.
 
         Returns:
             float32 [N, classes]: probabilities or logits, as `model.output_kind` says.
@@ -246,10 +246,10 @@ class AsyncConnection:
             Bytes [N, count], `value:index:label`, highest value first.
         """
         fits = batch.dtype == model.dtype and batch.dtype in TRITON_TYPES
-        if not fits or batch.ndim != 4 or not len(batch):
+        if not fits or batch.ndim != len(model.axes) + 1 or not len(batch):
             raise UsageError(
-                f"model {model.name!r} takes {model.dtype} [N, 3, height, width] with N at least "
-                f"1, not {batch.dtype} {list(batch.shape)}"
+                f"model {model.name!r} takes {model.dtype} [N, {', '.join(model.axes)}] with N at "
+                f"least 1, not {batch.dtype} {list(batch.shape)}"
             )
         # Triton knows no batch axis of a model without a batcher, and ranks the scores of all
         # images in one row.

@@ -8,7 +8,7 @@ and no constant is copied by hand.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -27,6 +27,8 @@ ALLOWED_ERROR_PARAMETER = "parity.allow_error"
 UNPROVEN_PARAMETER = "parity.unproven"
 # Pixels of a resized image that is held in memory as a whole. Pillow uses 4 bytes for each.
 _MAX_RESIZED_PIXELS = 1 << 24
+# The layouts: normalised values, channels first, and pixels that the model normalises itself.
+NORMALISED, PIXELS = "NCHW", "NHWC"
 _LARGEST_INPUT = 65504  # of FP16, so that a model of any precision can take the input
 _INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -54,7 +56,7 @@ class OutputKind(str, Enum):  # noqa: UP042  (StrEnum needs Python 3.11)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an RGB image becomes a float32 tensor.
+    """How an RGB image becomes the model's input.
 
     The defaults are NVIDIA's for this network (`configs.yml`, `entrypoints.py`).
 
@@ -64,7 +66,8 @@ class Preprocessing:
         interpolation: Filter of the resize, `bilinear` or `bicubic`, with Pillow's antialiasing.
         mean: Mean of each channel (R, G, B), in units of [0, 1].
         std: Standard deviation of each channel (R, G, B), in units of [0, 1].
-        layout: Order of the tensor's axes. Only `NCHW` is supported.
+        layout: What the tensor holds. `NCHW`: normalised values, float32 [3, crop, crop]. `NHWC`:
+            pixels, uint8 [crop, crop, 3], which the model normalises itself.
 
     Raises:
         ContractError: A value is out of range.
@@ -75,7 +78,7 @@ class Preprocessing:
     interpolation: str = "bilinear"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    layout: str = "NCHW"
+    layout: str = NORMALISED
 
     def __post_init__(self) -> None:
         if not 0 < self.crop <= self.resize:
@@ -87,8 +90,10 @@ class Preprocessing:
             raise ContractError(
                 f"preprocessing: interpolation {self.interpolation!r} is not one of {known}"
             )
-        if self.layout != "NCHW":
-            raise ContractError(f"preprocessing: layout {self.layout!r} is not NCHW")
+        if self.layout not in (NORMALISED, PIXELS):
+            raise ContractError(
+                f"preprocessing: layout {self.layout!r} is not {NORMALISED} or {PIXELS}"
+            )
         if len(self.mean) != 3 or len(self.std) != 3:
             raise ContractError(
                 "preprocessing: mean and std take three values each, for R, G and B"
@@ -104,6 +109,21 @@ class Preprocessing:
                     f"preprocessing: mean {mean} and std {std} make inputs of {largest:.3g}, over "
                     f"the largest number of FP16, {_LARGEST_INPUT}: both are in units of [0, 1]"
                 )
+
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether the model's input are pixels, which it normalises itself."""
+        return self.layout == PIXELS
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of the model's input for one image."""
+        return (self.crop, self.crop, 3) if self.takes_pixels else (3, self.crop, self.crop)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the model's input: uint8 or float32."""
+        return np.dtype(np.uint8 if self.takes_pixels else np.float32)
 
     def to_parameters(self) -> dict[str, str]:
         """The preprocessing as model parameters. This is the inverse of `from_parameters`."""
@@ -145,8 +165,12 @@ class Preprocessing:
                 f"the model's preprocessing parameters cannot be read: {error}"
             ) from None
 
+    def prepared(self, image: Image.Image) -> np.ndarray:
+        """One image as the model takes it, `dtype` of `shape`."""
+        return self.pixels(image) if self.takes_pixels else self(image)
+
     def __call__(self, image: Image.Image, out: np.ndarray | None = None) -> np.ndarray:
-        """Prepare one image.
+        """Prepare one image, and normalise it.
 
         The result equals that of torchvision's Resize, CenterCrop, ToTensor and Normalize on Pillow
         images, bit for bit. Memory is bounded by the pixels of the image and of the crop.
@@ -161,17 +185,25 @@ class Preprocessing:
         """
         tensor = np.empty((3, self.crop, self.crop), np.float32) if out is None else out
         # Arithmetic on whole channels: a table of the 256 results took four times as long.
-        bands = self._window(image).split()
-        for values, band, mean, std in zip(tensor, bands, self.mean, self.std, strict=True):
-            values[...] = band
-            values /= np.float32(255)
-            values -= np.float32(mean)
-            values /= np.float32(std)
+        self._normalise(tensor, self._window(image).split())
         return tensor
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """The part of an image that the network sees, uint8 [crop, crop, 3]."""
         return np.asarray(self._window(image))
+
+    def normalised(self, pixels: np.ndarray) -> np.ndarray:
+        """Normalise pixels as `__call__` does: uint8 [crop, crop, 3] to float32 [3, crop, crop]."""
+        tensor = np.empty((3, *pixels.shape[:2]), np.float32)
+        self._normalise(tensor, np.moveaxis(pixels, 2, 0))
+        return tensor
+
+    def _normalise(self, tensor: np.ndarray, bands: Iterable[np.ndarray | Image.Image]) -> None:
+        for values, band, mean, std in zip(tensor, bands, self.mean, self.std, strict=True):
+            values[...] = band
+            values /= np.float32(255)
+            values -= np.float32(mean)
+            values /= np.float32(std)
 
     def _window(self, image: Image.Image) -> Image.Image:
         if image.mode != "RGB":

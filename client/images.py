@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import stat
 import struct
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
 from seresnext101_triton.client import headers
+from seresnext101_triton.client.content import of_file, of_standard_input
 from seresnext101_triton.client.errors import ImageError
 from seresnext101_triton.client.pixels import raw_mode, to_rgb
 from seresnext101_triton.client.sources import STANDARD_INPUT, Unreadable
@@ -95,22 +94,50 @@ def load_image(source: ImageSource, options: ImageOptions = ImageOptions()) -> I
             return _from_pillow(source, options)
         if isinstance(source, np.ndarray):
             return _from_array(source, options)
-        if isinstance(source, bytes):
-            return _decode(source, f"{len(source)} bytes", options)
-        if not isinstance(source, str | os.PathLike):
-            raise ImageError(
-                f"a {type(source).__name__} is no image: give a path, a URL, bytes, a Pillow image "
-                "or a uint8 array"
-            )
-        if isinstance(source, Unreadable):
-            raise source.error
-        if source == STANDARD_INPUT:
-            return _decode(_standard_input(options.max_bytes), "standard input", options)
-        if isinstance(source, str) and is_url(source):
-            return _decode(
-                fetch(source, options.max_bytes, options.download_s), shortened(source), options
-            )
-        return _decode(_read(source, options.max_bytes), shortened(os.fsdecode(source)), options)
+        return _decode(_content(source, options), named(source), options)
+
+
+def encoded(source: ImageSource, options: ImageOptions = ImageOptions()) -> bytes:
+    """The content of an image file, for a server that decodes it. It is not decoded here.
+
+    A Pillow image and an array are encoded without loss.
+
+    Args:
+        source: As for `load_image`.
+        options: Limits and options.
+
+    Raises:
+        ImageError: The file is missing, not a regular file, empty, or above a limit.
+    """
+    with errors_of(source):
+        if isinstance(source, Image.Image | np.ndarray):
+            picture = load_image(source, options)
+            return b"P6 %d %d 255\n" % picture.size + picture.tobytes()  # PPM
+        file = _content(source, options)
+        _check_length(file, named(source), options)
+        return file
+
+
+def _content(source: str | os.PathLike[str] | bytes, options: ImageOptions) -> bytes:
+    """The content of an image file.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+    if isinstance(source, bytes):
+        return source
+    if not isinstance(source, str | os.PathLike):
+        raise ImageError(
+            f"a {type(source).__name__} is no image: give a path, a URL, bytes, a Pillow image "
+            "or a uint8 array"
+        )
+    if isinstance(source, Unreadable):
+        raise source.error
+    if source == STANDARD_INPUT:
+        return of_standard_input(options.max_bytes)
+    if isinstance(source, str) and is_url(source):
+        return fetch(source, options.max_bytes, options.download_s)
+    return of_file(source, options.max_bytes)
 
 
 @contextmanager
@@ -126,62 +153,17 @@ def errors_of(source: ImageSource) -> Iterator[None]:
         raise
     except Exception as error:
         raise ImageError(
-            f"{_named(source)} cannot be opened: {type(error).__name__}: {reason(error)}"
+            f"{named(source)} cannot be opened: {type(error).__name__}: {reason(error)}"
         ) from error
 
 
-def _named(source: ImageSource) -> str:
+def named(source: ImageSource) -> str:
+    """What errors call an image."""
+    if isinstance(source, str) and source == STANDARD_INPUT:
+        return "standard input"
     if isinstance(source, str | os.PathLike):
         return shortened(os.fsdecode(source))
     return f"{len(source)} bytes" if isinstance(source, bytes) else f"a {type(source).__name__}"
-
-
-def _read(path: str | os.PathLike[str], max_bytes: int) -> bytes:
-    """The content of a regular file."""
-    name = shortened(os.fsdecode(path))
-    try:
-        # Without O_NONBLOCK, opening a FIFO without a writer would block.
-        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            facts = os.fstat(file)
-            if stat.S_ISDIR(facts.st_mode):
-                raise ImageError(
-                    f"{name} is a folder: name the images in it, for example {name}/*.jpg"
-                )
-            if not stat.S_ISREG(facts.st_mode):
-                raise ImageError(
-                    f"{name} is not a regular file: pipe it into standard input, which is named -"
-                )
-            if facts.st_size > max_bytes:
-                raise ImageError(f"{name} is refused: it has more than {max_bytes} bytes")
-            with os.fdopen(file, "rb", closefd=False) as content:
-                return content.read(facts.st_size)
-        finally:
-            os.close(file)
-    except FileNotFoundError as error:
-        hint = (
-            " (only http and https addresses are fetched)"
-            if "://" in name or name.startswith("data:")
-            else ""
-        )
-        raise ImageError(f"{name} does not exist{hint}") from error
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # ValueError: a character that no file name can have
-        raise ImageError(
-            f"{name} cannot be read: {getattr(error, 'strerror', None) or reason(error)}"
-        ) from error
-
-
-def _standard_input(max_bytes: int) -> bytes:
-    if sys.stdin is None or sys.stdin.closed:
-        raise ImageError("standard input is closed: pipe a picture into it")
-    if sys.stdin.isatty():
-        raise ImageError(
-            "standard input is a terminal: pipe a picture into it, for example - < cat.jpg"
-        )
-    return sys.stdin.buffer.read(max_bytes + 1)
 
 
 def _from_array(array: np.ndarray, options: ImageOptions) -> Image.Image:
@@ -202,10 +184,7 @@ def _from_pillow(image: Image.Image, options: ImageOptions) -> Image.Image:
 
 
 def _decode(content: bytes, name: str, options: ImageOptions) -> Image.Image:
-    if not content:
-        raise ImageError(f"{name} is empty (0 bytes)")
-    if len(content) > options.max_bytes:
-        raise ImageError(f"{name} is refused: it has more than {options.max_bytes} bytes")
+    _check_length(content, name, options)
     headers.check(content, name)
     try:
         image = _opened(content)
@@ -225,6 +204,13 @@ def _decode(content: bytes, name: str, options: ImageOptions) -> Image.Image:
         raise ImageError(f"{name} needs more memory than there is") from error
     except Exception as error:  # Pillow's decoders raise many types for damaged files
         raise ImageError(f"{name} is damaged or truncated: {reason(error)}") from error
+
+
+def _check_length(content: bytes, name: str, options: ImageOptions) -> None:
+    if not content:
+        raise ImageError(f"{name} is empty (0 bytes)")
+    if len(content) > options.max_bytes:
+        raise ImageError(f"{name} is refused: it has more than {options.max_bytes} bytes")
 
 
 def _opened(content: bytes) -> ImageFile.ImageFile | None:

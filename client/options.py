@@ -21,9 +21,13 @@ if TYPE_CHECKING:
 FLAGS = {
     "batch": "--batch",
     "headers": "--header",
+    "draft": "--draft",
     "metrics_port": "--metrics-port",
     "in_flight": "--in-flight",
+    "max_pixels": "--max-pixels",
     "model": "--model",
+    "orient": "--no-orientation",
+    "server_side": "--server-side",
     "tls.ca": "--tls-ca",
     "tls.certificate": "--tls-cert",
     "tls.key": "--tls-key",
@@ -111,6 +115,17 @@ def add_image_options(parser: argparse.ArgumentParser) -> None:
         type=positive,
         metavar="N",
         help="refuse larger images (default: 89478485)",
+    )
+
+
+def add_server_side(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says where images are decoded."""
+    parser.add_argument(
+        "--server-side",
+        choices=("no", "yes", "auto"),
+        default="no",
+        help="send image files as they are to the model NAME_image, which decodes them; auto: only "
+        "if the server has it and answers a photograph faster (default: no)",
     )
 
 

@@ -15,6 +15,7 @@ from seresnext101_triton.client.decoding import Prediction
 from seresnext101_triton.client.errors import ClientError, ImageError, RequestRejected, UsageError
 from seresnext101_triton.client.images import ImageSource, errors_of
 from seresnext101_triton.client.served import ServedModel
+from seresnext101_triton.client.server_decoding import with_name
 
 _LARGEST_BATCH = 8  # a larger batch gains little, and delays the first answers
 _SPARE_REQUESTS = 2  # in addition to those that the server computes, so that it never waits
@@ -58,7 +59,7 @@ class StreamOptions:
         Raises:
             UsageError: A value is out of the model's range.
         """
-        largest = max(model.max_batch, 1)
+        largest = 1 if model.image_input else max(model.max_batch, 1)
         batch = suggested_batch(model) if self.batch is None else self.batch
         if not 0 < batch <= largest:
             raise UsageError(f"`batch` must be from 1 to {largest} images, not {batch}")
@@ -70,7 +71,12 @@ class StreamOptions:
 
 
 def suggested_batch(model: ServedModel) -> int:
-    """How many images to put into one request."""
+    """How many images to put into one request.
+
+    A file goes alone, so that a bad one spoils no other. The server makes batches of them.
+    """
+    if model.image_input:
+        return 1
     return max(1, min(model.max_batch, _LARGEST_BATCH))
 
 
@@ -207,7 +213,12 @@ def answers_of(
         outcomes: For each image that has an input, its predictions or its error.
     """
     remaining = iter(outcomes)
-    found = [one if isinstance(one, ImageError) else next(remaining) for one in prepared]
+    found = []
+    for image, one in zip(images, prepared, strict=True):
+        outcome = one if isinstance(one, ImageError) else next(remaining)
+        if isinstance(outcome, ImageError) and not isinstance(one, ImageError):
+            outcome = with_name(outcome, one, image)
+        found.append(outcome)
     return [
         Answer(image, error=one) if isinstance(one, ClientError) else Answer(image, one)
         for image, one in zip(images, found, strict=True)

@@ -11,6 +11,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from seresnext101_triton.client.contract import (
     ALLOWED_ERROR_PARAMETER,
+    PREPROCESSING_PREFIX,
     SEEDED,
     UNPROVEN_PARAMETER,
     WEIGHTS_PARAMETER,
@@ -18,6 +19,7 @@ from seresnext101_triton.client.contract import (
     Preprocessing,
 )
 from seresnext101_triton.client.errors import ContractError
+from seresnext101_triton.client.server_side import IMAGE_PARAMETER, IMAGE_TYPES
 
 _INPUT_TYPES: dict[int, np.dtype] = {
     pb.TYPE_FP32: np.dtype(np.float32),
@@ -52,6 +54,7 @@ class ServedModel:
         version: The version that answers.
         input: Name of the input tensor.
         dtype: Type of the input: float32, float16, or uint8 for a model that normalises by itself.
+            For image files it is object or uint8.
         output: Name of the output tensor.
         classes: Length of the output vector.
         max_batch: Largest number of images in one request; 0 if requests are not batched.
@@ -63,6 +66,8 @@ class ServedModel:
         allowed_error: The relative error from the network that its publisher allowed explicitly;
             empty if the export's own limit was kept.
         unproven: Whether it was published although nobody had run it and compared its answers.
+        image_input: `bytes` or `uint8` if the model takes the content of image files, as a tensor
+            of this type; empty if it takes prepared images.
     """
 
     name: str
@@ -79,6 +84,14 @@ class ServedModel:
     platform: str = ""
     allowed_error: str = ""
     unproven: bool = False
+    image_input: str = ""
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The lengths of the input's axes for one image, as text."""
+        if self.image_input:
+            return ("1",) if self.image_input == "bytes" else ("length",)
+        return tuple(map(str, self.preprocessing.shape))
 
 
 def read_served_model(name: str, versions: Sequence[str], config: pb.ModelConfig) -> ServedModel:
@@ -97,8 +110,14 @@ def read_served_model(name: str, versions: Sequence[str], config: pb.ModelConfig
             f"it has {len(config.input)} inputs and {len(config.output)} outputs, not one each"
         )
     tensor, output = config.input[0], config.output[0]
-    if tensor.data_type not in _INPUT_TYPES:
-        given = pb.DataType.Name(tensor.data_type)
+    parameters = {key: value.string_value for key, value in config.parameters.items()}
+    image_input = parameters.get(IMAGE_PARAMETER, "")
+    given = pb.DataType.Name(tensor.data_type)
+    if image_input and IMAGE_TYPES.get(image_input) != given:
+        raise ContractError(
+            f"its input is {given}, and its parameter {IMAGE_PARAMETER!r} is {image_input!r}"
+        )
+    if not image_input and tensor.data_type not in _INPUT_TYPES:
         raise ContractError(f"its input is {given}, not FP32, FP16 or UINT8")
     if not output.dims or output.dims[-1] < 1:
         raise ContractError(
@@ -106,22 +125,31 @@ def read_served_model(name: str, versions: Sequence[str], config: pb.ModelConfig
         )
     if not versions:
         raise ContractError("the server names no version of it")
-    parameters = {key: value.string_value for key, value in config.parameters.items()}
+    output_kind = OutputKind.from_parameters(parameters)
+    preprocessing = Preprocessing.from_parameters(parameters)
+    dtype = np.dtype(np.object_) if image_input == "bytes" else _INPUT_TYPES[tensor.data_type]
+    if not image_input and preprocessing.takes_pixels != (dtype == np.uint8):
+        raise ContractError(
+            f"its input is {given.removeprefix('TYPE_')}, and its "
+            f"parameter {PREPROCESSING_PREFIX + 'layout'!r} is {preprocessing.layout}, which is "
+            f"for {preprocessing.dtype}"
+        )
     return ServedModel(
         name=name,
         version=max(versions, key=version_order),
         input=tensor.name,
-        dtype=_INPUT_TYPES[tensor.data_type],
+        dtype=dtype,
         output=output.name,
         classes=int(output.dims[-1]),
         max_batch=config.max_batch_size,
         instances=sum(group.count for group in config.instance_group) or 1,
-        output_kind=OutputKind.from_parameters(parameters),
-        preprocessing=Preprocessing.from_parameters(parameters),
+        output_kind=output_kind,
+        preprocessing=preprocessing,
         untrained=parameters.get(WEIGHTS_PARAMETER) == SEEDED,
         platform=config.platform or config.backend,
         allowed_error=parameters.get(ALLOWED_ERROR_PARAMETER, ""),
         unproven=parameters.get(UNPROVEN_PARAMETER) == "true",
+        image_input=image_input,
     )
 
 

@@ -35,6 +35,7 @@ TRITON_TYPES = {
     np.dtype(np.float32): "FP32",
     np.dtype(np.float16): "FP16",
     np.dtype(np.uint8): "UINT8",
+    np.dtype(np.object_): "BYTES",
 }
 # RFC 9110, sections 5.1 and 5.5: a field's name is a token, and its value has no line break and no
 # NUL.
@@ -277,7 +278,8 @@ class Transport(ABC):
 
         The batch is passed in shared memory if the options ask for it and it is possible.
         """
-        batch, shared = inference.batch, self._shared
+        batch = inference.batch
+        shared = None if batch.dtype == np.object_ else self._shared  # objects have no buffer
         region = await shared.take(batch) if shared else None
         if shared and region:
             tensor = self._input(inference)

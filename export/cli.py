@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from seresnext101_triton.export.network import Architecture
     from seresnext101_triton.export.quantization import Quantization
     from seresnext101_triton.export.request import Request
+    from seresnext101_triton.export.serving import ImageInput
 
 _EPILOG = """\
 weights:
@@ -137,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument_group("preprocessing, written into config.pbtxt for clients to follow")
     )
     _add_serving(parser.add_argument_group("serving"))
+    _add_image_input(parser.add_argument_group("models that take image files"))
     _add_formats(parser)
     parser.add_argument(
         "--json", action="store_true", help="print the manifests to standard output"
@@ -291,6 +293,13 @@ def _add_quantization(group: argparse._ArgumentGroup) -> None:
 def _add_preprocessing(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add(
+        "--input",
+        choices=("fp32", "uint8"),
+        default="fp32",
+        help="what clients send: normalised values, or pixels, a quarter of the bytes, which the "
+        "model normalises; its name then ends in _uint8 (default: fp32)",
+    )
+    add(
         "--crop",
         type=int,
         default=224,
@@ -368,10 +377,34 @@ def _add_serving(group: argparse._ArgumentGroup) -> None:
         help="how long to wait for a fuller batch (default: 0)",
     )
     add(
+        "--response-cache",
+        action="store_true",
+        help="let a server with a response cache answer equal requests from it; see "
+        "python -m server --response-cache",
+    )
+    add(
         "--target",
         default=TRITON_RELEASE,
         metavar="YY.MM",
         help=f"the tritonserver release (default: {TRITON_RELEASE})",
+    )
+
+
+def _add_image_input(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--image-input",
+        nargs="?",
+        const="bytes",
+        choices=("bytes", "uint8"),
+        help="beside each model NAME, publish NAME_image, which takes JPEG and other image files: "
+        "as BYTES, one in each row (default if the option is given), or the bytes of one as UINT8",
+    )
+    add(
+        "--image-instances",
+        type=int,
+        metavar="N",
+        help="processes that decode images (default: 2)",
     )
 
 
@@ -407,13 +440,26 @@ def _request(options: argparse.Namespace) -> Request:
             queue_size=options.queue_size,
             queue_timeout_ms=options.queue_timeout_ms,
             queue_delay_us=options.queue_delay_us,
+            response_cache=options.response_cache,
         ),
+        image_input=_image_input(options),
         target=options.target,
         labels=options.labels,
         ema=options.ema,
         force=options.force,
         allow_error=options.allow_error,
     )
+
+
+def _image_input(options: argparse.Namespace) -> ImageInput | None:
+    from seresnext101_triton.export.errors import OptionError
+    from seresnext101_triton.export.serving import ImageInput
+
+    if options.image_input is None:
+        if options.image_instances is not None:
+            raise OptionError("`image_instances` goes with `image_input`: name both")
+        return None
+    return ImageInput(options.image_input, options.image_instances or 0)
 
 
 def _refuse_without_format(options: argparse.Namespace) -> None:
@@ -453,7 +499,7 @@ def _architecture(options: argparse.Namespace) -> Architecture:
 
 
 def _preprocessing(options: argparse.Namespace) -> Preprocessing:
-    from seresnext101_triton.client.contract import Preprocessing
+    from seresnext101_triton.client.contract import NORMALISED, PIXELS, Preprocessing
     from seresnext101_triton.client.errors import ContractError
     from seresnext101_triton.export.errors import OptionError
 
@@ -463,6 +509,7 @@ def _preprocessing(options: argparse.Namespace) -> Preprocessing:
             resize=options.resize or options.crop + 32,
             crop=options.crop,
             interpolation=options.interpolation,
+            layout=PIXELS if options.input == "uint8" else NORMALISED,
             **{name: value for name, value in given.items() if value},
         )
     except ContractError as error:

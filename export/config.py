@@ -7,7 +7,9 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from seresnext101_triton.client.contract import (
     ALLOWED_ERROR_PARAMETER,
+    NORMALISED,
     OUTPUT_KIND_PARAMETER,
+    PIXELS,
     SEEDED,
     UNPROVEN_PARAMETER,
     WEIGHTS_PARAMETER,
@@ -22,6 +24,9 @@ from seresnext101_triton.server.versions import LABELS_FILENAME, newest_policy
 
 _HEADER = "# Written by `python -m export`, and written anew by the next export of this model.\n"
 _KINDS = {"cpu": pb.ModelInstanceGroup.KIND_CPU, "gpu": pb.ModelInstanceGroup.KIND_GPU}
+# Triton's types of the inputs that a contract can name.
+TYPES = {"float32": pb.TYPE_FP32, "uint8": pb.TYPE_UINT8}
+_LAYOUTS = {NORMALISED: pb.ModelInput.FORMAT_NCHW, PIXELS: pb.ModelInput.FORMAT_NHWC}
 _INSTANCES = {"cpu": 1, "gpu": 2}
 _UNBATCHED_INSTANCES = 2
 
@@ -36,16 +41,17 @@ def model_config(manifest: Manifest, serving: Serving, *, labelled: bool) -> pb.
     """
     format = FORMATS[manifest.format]
     device = format.device(serving)
-    dims = [3, manifest.preprocessing.crop, manifest.preprocessing.crop]
+    image = manifest.preprocessing
+    dims, kind = list(image.shape), TYPES[image.dtype.name]
     # Triton knows of the batch axis itself where it makes the batches.
     axis = [] if format.batched else [-1]
-    layout = pb.ModelInput.FORMAT_NCHW if format.batched else pb.ModelInput.FORMAT_NONE
+    layout = _LAYOUTS[image.layout] if format.batched else pb.ModelInput.FORMAT_NONE
     labels = LABELS_FILENAME if labelled else ""
     instances = _INSTANCES[device] if format.batched else _UNBATCHED_INSTANCES
     config = pb.ModelConfig(
         name=manifest.model,
         max_batch_size=serving.max_batch if format.batched else 0,
-        input=[pb.ModelInput(name=INPUT, data_type=pb.TYPE_FP32, format=layout, dims=axis + dims)],
+        input=[pb.ModelInput(name=INPUT, data_type=kind, format=layout, dims=axis + dims)],
         output=[
             pb.ModelOutput(
                 name=OUTPUT,
@@ -62,7 +68,9 @@ def model_config(manifest: Manifest, serving: Serving, *, labelled: bool) -> pb.
     setattr(config, format.platform_field, format.platform)
     if format.batched:
         _batch(config, serving)
-    _warm_up(config, serving.max_batch, dims, every_batch=device == "gpu")
+    if serving.response_cache:
+        config.response_cache.enable = True
+    _warm_up(config, serving.max_batch, image, every_batch=device == "gpu")
     for key, value in _parameters(manifest, serving.threads).items():
         config.parameters[key].string_value = value
     format.configure(config, [artifact["file"] for artifact in manifest.artifacts])
@@ -83,13 +91,15 @@ def _batch(config: pb.ModelConfig, serving: Serving) -> None:
         policy.max_queue_size = serving.queue_size
 
 
-def _warm_up(config: pb.ModelConfig, largest: int, dims: list[int], *, every_batch: bool) -> None:
+def _warm_up(
+    config: pb.ModelConfig, largest: int, image: Preprocessing, *, every_batch: bool
+) -> None:
     """Have Triton run the model before it calls it ready.
 
     Args:
         config: It is changed.
         largest: The maximum batch.
-        dims: Shape of the input without the batch axis.
+        image: The shape and the type of one image.
         every_batch: Run every batch size, because a GPU's libraries choose their kernels anew for
             each that they have not seen; otherwise 1 and the maximum only.
     """
@@ -98,17 +108,21 @@ def _warm_up(config: pb.ModelConfig, largest: int, dims: list[int], *, every_bat
         # Triton makes a batch of so many requests of one image each. Without a batcher, one request
         # brings all images; a batch size of 0 would be skipped.
         warmup = config.model_warmup.add(name=f"batch {batch}", batch_size=batch if batched else 1)
-        shape = dims if batched else [batch, *dims]
+        shape = image.shape if batched else (batch, *image.shape)
         warmup.inputs[INPUT].CopyFrom(
-            pb.ModelWarmup.Input(data_type=pb.TYPE_FP32, dims=shape, random_data=True)
+            pb.ModelWarmup.Input(data_type=TYPES[image.dtype.name], dims=shape, random_data=True)
         )
 
 
 def _parameters(manifest: Manifest, threads: int) -> dict[str, str]:
     """What the backend and the client are told."""
     format, precision = FORMATS[manifest.format], precision_named(manifest.precision)
+    return {**format.parameters(precision, threads), **contract_parameters(manifest)}
+
+
+def contract_parameters(manifest: Manifest) -> dict[str, str]:
+    """What the client is told."""
     parameters = {
-        **format.parameters(precision, threads),
         OUTPUT_KIND_PARAMETER: manifest.output,
         **manifest.preprocessing.to_parameters(),
     }

@@ -32,7 +32,8 @@ class Manifest:
             for several GPUs, or a graph and its weights.
         weights: Where they came from and their sha256.
         architecture: The numbers of the network.
-        tensors: Names and dims (without the batch axis) of input and output; both are FP32.
+        tensors: Names and dims (without the batch axis) of input and output. The output is FP32;
+            the input is FP32 or UINT8, as the layout of `preprocessing` says.
         output: `probabilities` or `logits`.
         preprocessing: The contract for the input.
         parity: The gate's figures; `unproven` alone where nothing was run.

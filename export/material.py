@@ -34,6 +34,7 @@ class Material:
             `seresnext101_triton.export.quantization.recipe.Quantized.facts`.
         tensorrt_rtx: The version of NVIDIA's builder that has built an engine from the ONNX; None
             where none has.
+        takes_pixels: Whether the network and the ONNX take pixels and normalise them.
     """
 
     network: ServedNetwork
@@ -45,13 +46,17 @@ class Material:
     ranges: dict[str, Any] | None = None
     quantization: dict[str, Any] | None = None
     tensorrt_rtx: str | None = None
+    takes_pixels: bool = False
 
     @property
     def example(self) -> Tensor:
-        """An input to trace the network with, float32 [2, 3, crop, crop].
+        """An input to trace the network with.
 
+        It is float32 [2, 3, crop, crop], or uint8 [2, crop, crop, 3] if the network takes pixels.
         With a batch of 1, PyTorch's ONNX exporter would take the batch axis for a fixed one.
         """
+        if self.takes_pixels:
+            return torch.zeros(2, self.crop, self.crop, 3, dtype=torch.uint8)
         return torch.zeros(2, 3, self.crop, self.crop)
 
     @property

@@ -40,13 +40,15 @@ class Samples:
 
     Attributes:
         names: The name of each input.
-        inputs: float32 [N, 3, crop, crop].
+        inputs: float32 [N, 3, crop, crop], as the network takes them.
         truth: The true class of each input, int [N]. None if the classes are not known.
         least_top1: The smallest allowed share of answers with the network's own first class. It is
             used in a precision that is judged by classes. Another class with a nearly equal score
             then counts as different.
         most_lost: How much of the network's accuracy may be lost, from 0 to 1. The loss of one
             sample is always allowed.
+        pixels: The same inputs before they were normalised, uint8 [N, crop, crop, 3]. None unless
+            artifacts take pixels.
     """
 
     names: list[str]
@@ -54,6 +56,7 @@ class Samples:
     truth: np.ndarray | None = None
     least_top1: float = 1.0
     most_lost: float = 0.0
+    pixels: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -311,6 +314,13 @@ class Gate:
             allow_error=self._allow_error,
         )
 
+    def inputs_for(self, runtime: Runtime) -> np.ndarray:
+        """The inputs as an artifact takes them: `inputs`, or the pixels that they are made of."""
+        if runtime.input.dtype != "uint8":
+            return self.inputs
+        assert self._samples.pixels is not None  # only exports of such a contract make such a graph
+        return self._samples.pixels
+
     def check(
         self, name: str, runtime: Runtime, precision: Precision = FP32, device: str = "cpu"
     ) -> Parity:
@@ -319,6 +329,10 @@ class Gate:
         Raises:
             ParityError: The artifact must not be published. The message says why.
         """
+        if (runtime.input.dtype == "uint8") != (self._samples.pixels is not None):
+            raise ParityError(
+                f"{name} takes {runtime.input.dtype}, and clients would send another type"
+            )
         parity = self.measure(runtime, precision, device)
         if parity.failures:
             raise ParityError(
@@ -385,10 +399,10 @@ class Gate:
 
         The last batch is filled up with the first inputs.
         """
-        answers = []
-        for rows, count in batches_of(len(self.inputs), batch):
+        answers, inputs = [], self.inputs_for(runtime)
+        for rows, count in batches_of(len(inputs), batch):
             try:
-                answer = runtime.run(self.inputs[rows])
+                answer = runtime.run(inputs[rows])
             except Exception as error:  # a runtime's exceptions share no base but Exception
                 reason = str(error).strip().splitlines() or [type(error).__name__]
                 raise ParityError(f"it cannot run a batch of {batch}: {reason[0]}") from error
@@ -441,6 +455,8 @@ def _same_top(
 
 def _inputs(preprocessing: Preprocessing) -> Samples:
     """The default inputs: photographs, then noise, then extreme inputs."""
+    if preprocessing.takes_pixels:
+        return _pixels(preprocessing)
     photographs = {path.name: preprocessing(load_image(path)) for path in sample_photographs()}
     shape = (3, preprocessing.crop, preprocessing.crop)
     generator = np.random.default_rng(0)
@@ -453,15 +469,39 @@ def _inputs(preprocessing: Preprocessing) -> Samples:
         for values in (preprocessing.mean, preprocessing.std)
     )
     black, white = (np.broadcast_to((value - mean) / std, shape) for value in (0, 1))
-    checkers = np.indices(shape[1:]).sum(axis=0) % 2 == 0
     extremes = {
         "zeros": np.zeros(shape, np.float32),
         "black": black,
         "white": white,
-        "checkerboard": np.where(checkers, black, white),
+        "checkerboard": np.where(_checkers(preprocessing.crop), black, white),
     }
     inputs: dict[str, np.ndarray] = photographs | noise | extremes
     return Samples(list(inputs), np.stack(list(inputs.values())).astype(np.float32))
+
+
+def _pixels(preprocessing: Preprocessing) -> Samples:
+    """The same kinds of inputs as pixels."""
+    shape = preprocessing.shape
+    generator = np.random.default_rng(0)
+    grey = np.rint(np.multiply(preprocessing.mean, 255)).clip(0, 255).astype(np.uint8)
+    inputs = {
+        **{path.name: preprocessing.pixels(load_image(path)) for path in sample_photographs()},
+        **{
+            f"noise {i}": generator.integers(0, 256, shape, np.uint8) for i in range(_RANDOM_INPUTS)
+        },
+        "mean": np.broadcast_to(grey, shape),
+        "black": np.zeros(shape, np.uint8),
+        "white": np.full(shape, 255, np.uint8),
+        "checkerboard": np.where(_checkers(preprocessing.crop)[..., None], 0, np.full(shape, 255)),
+    }
+    pixels = np.stack(list(inputs.values())).astype(np.uint8)
+    normalised = np.stack([preprocessing.normalised(each) for each in pixels])
+    return Samples(list(inputs), normalised, pixels=pixels)
+
+
+def _checkers(side: int) -> np.ndarray:
+    """A checkerboard whose fields are pixels, bool [side, side]; True is black."""
+    return np.asarray(np.indices((side, side)).sum(axis=0) % 2 == 0)
 
 
 def _cosine(found: np.ndarray, expected: np.ndarray) -> np.ndarray:

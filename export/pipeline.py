@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from seresnext101_triton.export import config, manifest, promotion
+from seresnext101_triton.export import config, image_input, manifest, promotion
 from seresnext101_triton.export.errors import ManifestError, MissingHardware, ParityError
 from seresnext101_triton.export.fingerprint import source_digest
 from seresnext101_triton.export.format import INPUT, OUTPUT, Format, Proof
@@ -29,7 +29,7 @@ from seresnext101_triton.export.manifest import Manifest
 from seresnext101_triton.export.material import Material
 from seresnext101_triton.export.network import Architecture
 from seresnext101_triton.export.onnx import gate as onnx_gate
-from seresnext101_triton.export.onnx import writer
+from seresnext101_triton.export.onnx import pixels, writer
 from seresnext101_triton.export.parity import Gate
 from seresnext101_triton.export.precision import Precision
 from seresnext101_triton.export.publication import Publication
@@ -39,7 +39,7 @@ from seresnext101_triton.export.ranges import measure
 from seresnext101_triton.export.reporting import Reporter
 from seresnext101_triton.export.repository import Repository
 from seresnext101_triton.export.request import Request, Variant
-from seresnext101_triton.export.served import ServedNetwork
+from seresnext101_triton.export.served import PixelNetwork, ServedNetwork
 from seresnext101_triton.export.tensorrt import rtx
 from seresnext101_triton.export.weights import resolve
 from seresnext101_triton.export.weights.provenance import Provenance, Source
@@ -206,7 +206,10 @@ def export(request: Request, reporter: Reporter) -> list[Outcome]:
             }
         for facts in published.values():
             _refresh(job, facts)
+        images = [name for facts in (made | published).values() for name in _images(job, facts)]
         publication.publish()
+    for name in images:
+        reporter.note(f"published: {request.repository / name}, which takes image files")
     return [
         _outcome(request, made[variant], made=True)
         if variant in made
@@ -260,7 +263,7 @@ def _sources(format: Format, precision: Precision) -> set[str]:
         *(each.__module__ for each in ancestors if each is not Format),
         *format.sources,
         *("seresnext101_triton.export.network", "seresnext101_triton.export.served"),
-        *(["seresnext101_triton.export.onnx.writer"] if format.from_onnx else []),
+        *(["seresnext101_triton.export.onnx"] if format.from_onnx else []),
         *(["seresnext101_triton.export.quantization"] if precision.quantized else []),
     }
 
@@ -337,6 +340,8 @@ def _materials(
                 material = _with_onnx(material, scratch / f"{precision.name}.onnx")
         if precision.quantized:
             material = _quantized(job, material, gate, scratch)
+        if job.request.preprocessing.takes_pixels:
+            material = _of_pixels(job, material, scratch)
         if any(format.is_for_tensorrt(precision) for format in made):
             material = _built_by_nvidia(job, material)
         materials[precision] = material
@@ -392,6 +397,16 @@ def _quantized(job: _Job, material: Material, gate: Gate, scratch: Path) -> Mate
     return replace(material, onnx=quantized.path, quantization=quantized.facts)
 
 
+def _of_pixels(job: _Job, material: Material, scratch: Path) -> Material:
+    """The same network with the normalisation of pixels in front."""
+    preprocessing, graph = job.request.preprocessing, None
+    if material.onnx:
+        graph = scratch / f"{material.precision.name}_pixels.onnx"
+        pixels.prepend(material.onnx, graph, preprocessing)
+    network = PixelNetwork(material.network, preprocessing)
+    return replace(material, network=network, onnx=graph, takes_pixels=True)
+
+
 def _artifact(
     job: _Job, variant: Variant, materials: Mapping[Precision, Material], gate: Gate
 ) -> Artifact:
@@ -411,7 +426,7 @@ def _artifact(
 def _add_version(job: _Job, network: Network, artifact: Artifact, key: str) -> Manifest:
     """Stage a new version of a model, with its manifest, its config.pbtxt and its labels."""
     request, variant, material = job.request, artifact.variant, artifact.material
-    model, crop = request.model(variant), request.preprocessing.crop
+    model = request.model(variant)
     facts = Manifest(
         model=model,
         version=job.repository.next_version(model),
@@ -423,7 +438,7 @@ def _add_version(job: _Job, network: Network, artifact: Artifact, key: str) -> M
         weights=network.provenance,
         architecture=asdict(network.architecture),
         tensors={
-            "input": {"name": INPUT, "dims": [3, crop, crop]},
+            "input": {"name": INPUT, "dims": list(request.preprocessing.shape)},
             "output": {"name": OUTPUT, "dims": [network.architecture.classes]},
         },
         output=request.output.value,
@@ -485,3 +500,21 @@ def _texts(request: Request, facts: Manifest) -> dict[str, str | None]:
             f"{config.contract(text)}, and the artifact was proven with {request.preprocessing}"
         )
     return {CONFIG_FILENAME: text, LABELS_FILENAME: labels}
+
+
+def _images(job: _Job, facts: Manifest) -> list[str]:
+    """Stage the ensemble that takes image files for a model. Return its name if it is new.
+
+    One that is published already is kept up to date, even if it was not asked for again.
+    """
+    wanted = job.request.image_input or image_input.published(job.repository.root, facts.model)
+    if wanted is None:
+        return []
+    texts = _texts(job.request, facts)
+    model = config.from_text(texts[CONFIG_FILENAME] or "")
+    labels = texts[LABELS_FILENAME]
+    *others, ensemble = image_input.folders(facts, model, wanted, labels)
+    for folder in others:
+        if folder.name not in job.publication.staged:
+            folder.publish(job.publication)
+    return [ensemble.name] if ensemble.publish(job.publication) else []

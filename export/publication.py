@@ -113,6 +113,11 @@ class Publication:
         self._staged.append(StagedModel(folder, replaces))
         return self._staged[-1]
 
+    @property
+    def staged(self) -> list[str]:
+        """The models that `publish` will put into the repository."""
+        return [staged.folder.name for staged in self._staged]
+
     def publish(self) -> None:
         """Put every staged model into the repository, so that it survives a power failure.
 
@@ -260,6 +265,13 @@ class StagedModel:
     def add_version(self, version: int, content: Path) -> None:
         """Make a folder of `Publication.scratch` the folder of a new version."""
         os.rename(content, self.folder / str(version))
+
+    def keep_only(self, version: int) -> None:
+        """Remove every version but one, whose folder is made if there is none."""
+        for folder in [path for path in self.folder.iterdir() if path.name.isdigit()]:
+            if folder.name != str(version):
+                shutil.rmtree(folder)
+        (self.folder / str(version)).mkdir(exist_ok=True)
 
     def write(self, filename: str, content: str | bytes | None) -> None:
         """Write a file beside the versions, or `N/FILE` in one. None removes the file.

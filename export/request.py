@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from seresnext101_triton.client.contract import OutputKind, Preprocessing
+from seresnext101_triton.client.server_side import IMAGE_SUFFIX
 from seresnext101_triton.export.errors import OptionError
 from seresnext101_triton.export.format import Format
 from seresnext101_triton.export.formats import DEFAULT_FORMATS, FORMATS
 from seresnext101_triton.export.network import ARCHITECTURES, Architecture
 from seresnext101_triton.export.precision import Precision, precision_named
 from seresnext101_triton.export.quantization import Quantization
-from seresnext101_triton.export.serving import Serving
+from seresnext101_triton.export.serving import ImageInput, Serving
 from seresnext101_triton.server import TRITON_RELEASE
 from seresnext101_triton.server.releases import release
 
@@ -36,11 +37,14 @@ class Request:
         quantization: The images and the options of a quantisation. It is needed for INT8 only.
         fp32_squeeze: Whether the Squeeze-and-Excitation layers stay in FP32 if the network is cast
             to another precision.
-        name: Models are called `<name>_<format>`, with the precision behind it unless it is FP32.
+        name: Models are called `<name>_<format>`, with the precision behind it unless it is FP32,
+            and `uint8` if they take pixels.
         architecture: Every number of the network but its class count, which the weights decide.
         output: What is served.
-        preprocessing: The contract for the input.
+        preprocessing: The contract for the input. With the layout `NHWC`, the model takes pixels.
         serving: How it is served.
+        image_input: If it is given, each model gets a second one that takes image files, and is
+            called `<model>_image`.
         target: The release of tritonserver that will serve.
         labels: A file, `none`, or None for the default.
         ema: Take the averaged weights of a checkpoint.
@@ -64,6 +68,7 @@ class Request:
     output: OutputKind = OutputKind.PROBABILITIES
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     serving: Serving = field(default_factory=Serving)
+    image_input: ImageInput | None = None
     target: str = TRITON_RELEASE
     labels: str | None = None
     ema: bool = False
@@ -86,7 +91,7 @@ class Request:
             raise OptionError("`labels` is empty: name a file with one class a line, or `none`")
         variants = self.variants
         for variant in variants:
-            if len(self.model(variant)) > _LONGEST_NAME:
+            if len(self.model(variant) + IMAGE_SUFFIX) > _LONGEST_NAME:
                 raise OptionError(
                     f"`name` is too long: {self.name[:20]}..._{variant.name} would be over "
                     f"{_LONGEST_NAME} characters"
@@ -113,7 +118,7 @@ class Request:
         """What the formats are exported as, each once."""
         formats = [FORMATS[each] if isinstance(each, str) else each for each in self.formats]
         return [
-            Variant(format, self._precision_of(format))
+            Variant(format, self._precision_of(format), self.preprocessing.takes_pixels)
             for format in {format.name: format for format in formats}.values()
         ]
 
@@ -128,12 +133,19 @@ class Request:
 
 @dataclass(frozen=True)
 class Variant:
-    """One format in one precision: what becomes one model."""
+    """One format in one precision: what becomes one model.
+
+    Attributes:
+        format: The format.
+        precision: The precision.
+        takes_pixels: Whether the model normalises pixels itself.
+    """
 
     format: Format
     precision: Precision
+    takes_pixels: bool = False
 
     @property
     def name(self) -> str:
         """What stands behind the request's name in the model's."""
-        return self.format.label(self.precision)
+        return f"{self.format.label(self.precision)}{'_uint8' if self.takes_pixels else ''}"

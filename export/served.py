@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from seresnext101_triton.client.contract import OutputKind
+from seresnext101_triton.client.contract import OutputKind, Preprocessing
 from seresnext101_triton.export.network import Bottleneck, SEResNeXt
 
 
@@ -80,6 +80,29 @@ class ServedNetwork(nn.Module):
     def in_float64(self) -> ServedNetwork:
         """A copy with the same weights that computes in float64: rounding is measured by it."""
         return self.cast(torch.float64)
+
+
+class PixelNetwork(ServedNetwork):
+    """A network that takes pixels, and normalises them in FP32 as the client does.
+
+    Args:
+        served: The network, in any precision; it is not copied.
+        preprocessing: The mean and the standard deviation.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, served: ServedNetwork, preprocessing: Preprocessing) -> None:
+        super().__init__(served.network, served.output)
+        self.dtype = served.dtype
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(preprocessing, name), dtype=torch.float32)
+            self.register_buffer(name, values.view(1, 3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map pixels, uint8 [N, H, W, 3], to probabilities or logits [N, classes]."""
+        return super().forward((x.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std)
 
 
 class _Fp32Squeeze(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from seresnext101_triton.client.server_side import IMAGE_TYPES
 from seresnext101_triton.export.errors import OptionError
 from seresnext101_triton.server.cores import MOST_THREADS
 
@@ -18,6 +19,9 @@ _LARGEST = {
     "queue_timeout_ms": ((1 << 64) - 1) // 1000,
     "queue_delay_us": (1 << 64) - 1,
 }
+# Decoding needs a core for itself while the network runs on the others.
+DEFAULT_IMAGE_INSTANCES = 2
+_MOST_IMAGE_INSTANCES = 1024
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class Serving:
             time.
         queue_delay_us: How long the batcher may hold a request back to fill a batch, in
             microseconds.
+        response_cache: Answer a request that equals an earlier one from Triton's response cache, if
+            the server has one.
 
     A bound of the queue is paid for: with any queue policy Triton's batcher is not woken by a
     request that arrives while every instance is busy and the queue empty, and looks again after
@@ -55,6 +61,7 @@ class Serving:
     queue_size: int = 0
     queue_timeout_ms: int = 0
     queue_delay_us: int = 0
+    response_cache: bool = False
 
     def __post_init__(self) -> None:
         if self.max_batch < 1:
@@ -72,3 +79,30 @@ class Serving:
     def has_queue(self) -> bool:
         """Whether an option of Triton's batcher was asked for."""
         return bool(self.queue_size or self.queue_timeout_ms or self.queue_delay_us)
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """How image files are taken.
+
+    Attributes:
+        type: `bytes`, one image in each row of a BYTES tensor; or `uint8`, the bytes of one image,
+            for servers whose Python backend cannot take BYTES.
+        instances: How many processes decode images. 0 means `DEFAULT_IMAGE_INSTANCES`.
+
+    Raises:
+        OptionError: A value is out of range.
+    """
+
+    type: str = "bytes"
+    instances: int = 0
+
+    def __post_init__(self) -> None:
+        if self.type not in IMAGE_TYPES:
+            raise OptionError(
+                f"`image_input` must be one of {', '.join(IMAGE_TYPES)}, not {self.type!r}"
+            )
+        if not 0 <= self.instances <= _MOST_IMAGE_INSTANCES:
+            raise OptionError(
+                f"`image_instances` must be 0 to {_MOST_IMAGE_INSTANCES}, not {self.instances}"
+            )

@@ -28,8 +28,8 @@ def architecture_named(name: str) -> Architecture:
 
 
 def photographs(preprocessing: Preprocessing, batch: int) -> np.ndarray:
-    """A batch of this project's photographs: float32 [batch, 3, height, width]."""
-    images = [preprocessing(load_image(path)) for path in sample_photographs()]
+    """A batch of this project's photographs, as a model takes them, [batch, ...]."""
+    images = [preprocessing.prepared(load_image(path)) for path in sample_photographs()]
     return np.stack([images[index % len(images)] for index in range(batch)])
 
 

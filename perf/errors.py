@@ -29,6 +29,10 @@ class Unstable(AnalyzerFailed):
     """perf_analyzer found no three windows in a row that agree."""
 
 
+class AnalyzerHung(AnalyzerFailed):
+    """perf_analyzer did not end by itself, and was killed."""
+
+
 class ResultsError(PerfError):
     """A file of results cannot be read or written. The exit code is EX_CANTCREAT."""
 

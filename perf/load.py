@@ -19,7 +19,7 @@ from pathlib import Path
 from seresnext101_triton.client import Classifier
 from seresnext101_triton.client.images import sample_photographs
 from seresnext101_triton.perf import analyzer
-from seresnext101_triton.perf.errors import AnalyzerFailed, Unstable
+from seresnext101_triton.perf.errors import AnalyzerFailed, AnalyzerHung, Unstable
 from seresnext101_triton.perf.records import Load, Measurement
 
 _UNSTABLE = (
@@ -31,6 +31,10 @@ _WINDOWS = 3  # the number of windows in a row that must agree
 _MAX_WINDOWS = 8  # the largest number of windows of one measurement
 _AGREEMENT = 10  # percent by which the windows of a stable measurement may differ
 _NO_AGREEMENT = 999  # percent: any three windows agree, if each has an answer
+# perf_analyzer waits for an answer without end. So each run has a limit, far above what it needs.
+_LIMIT_S = 120.0
+_LIMIT_WINDOWS = 10 * _MAX_WINDOWS
+_STARTS = 2  # times that a run which reaches its limit is started
 _ATTEMPTS = 2  # attempts to get a stable measurement
 _LONG_WINDOWS_S = (2.0, 8.0, 20.0)  # for measurements without agreement
 _OUTPUT_BYTES = 1 << 16  # bytes of shared memory for an answer
@@ -98,6 +102,7 @@ class LoadGenerator:
         Raises:
             AnalyzerFailed: perf_analyzer ended without a measurement. Either the server has ended,
                 or it refuses the requests.
+            AnalyzerHung: perf_analyzer did not end.
         """
         for attempt in range(_ATTEMPTS):
             with suppress(Unstable):
@@ -146,7 +151,16 @@ class LoadGenerator:
         options = _options(load, self._urls[load.protocol], counted, window_s, agreement)
         command = [str(self._program), *options, "--input-data", str(inputs), "-f", str(table)]
         before = _Clocks.read()
-        done = _run_group(command, os.environ | self._environment)
+        limit_s = _LIMIT_S + _LIMIT_WINDOWS * window_s
+        for _ in range(_STARTS):
+            with suppress(subprocess.TimeoutExpired):
+                done = _run_group(command, os.environ | self._environment, limit_s)
+                break
+        else:
+            raise AnalyzerHung(
+                f"{load}: perf_analyzer was started {_STARTS} times, did not end within "
+                f"{limit_s:.0f} s, and was killed. Restart the server, and run again to go on"
+            )
         shares = before.shares(_Clocks.read(), os.cpu_count() or 1)
         rows = []
         if table.exists():
@@ -180,8 +194,14 @@ class LoadGenerator:
         return self._inputs[model, batch]
 
 
-def _run_group(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run a program. If this process is interrupted (Ctrl-C), the program is killed."""
+def _run_group(
+    command: list[str], environment: dict[str, str], limit_s: float
+) -> subprocess.CompletedProcess[str]:
+    """Run a program. If this process is interrupted (Ctrl-C), the program is killed.
+
+    Raises:
+        TimeoutExpired: The program did not end within `limit_s` seconds, and was killed.
+    """
     process = subprocess.Popen(
         command,
         env=environment,
@@ -192,7 +212,7 @@ def _run_group(command: list[str], environment: dict[str, str]) -> subprocess.Co
         start_new_session=True,
     )
     try:
-        out, err = process.communicate()
+        out, err = process.communicate(timeout=limit_s)
     except BaseException:
         process.kill()
         process.wait()

@@ -16,6 +16,7 @@ from seresnext101_triton.perf.errors import PerfError
 from seresnext101_triton.perf.published import PublishedModel
 from seresnext101_triton.perf.turns import take_turns
 from seresnext101_triton.server import runtimes
+from seresnext101_triton.server.ensembles import artifact_models
 from seresnext101_triton.server.launcher import Server
 from seresnext101_triton.server.models import served_models
 from seresnext101_triton.server.ports import Ports
@@ -70,7 +71,7 @@ def measure_overhead(repository: Path, rounds: int) -> list[Overhead]:
         ClientError: A model does not answer.
     """
     with Server(repository, ports=Ports(0, 0, 0)) as server:
-        names = [folder.name for folder in served_models(repository)]
+        names = artifact_models(served_models(repository))
         models = [(name, _published(repository, name)) for name in names]
         return [_measure(server.url, name, model, rounds) for name, model in models if model]
 

@@ -65,6 +65,8 @@ def _refuse_without_effect(options: argparse.Namespace) -> None:
     """
     if options.release and not options.ngc:
         raise UsageError("`release` is of NVIDIA's image: name it together with `ngc`")
+    if options.image and not options.ngc:
+        raise UsageError("`image` is run in Docker: name it together with `ngc`")
     for name in ("allow", "verbose", "command"):
         if options.ngc and getattr(options, name):
             what = "a command" if name == "command" else f"`{name}`"
@@ -149,6 +151,14 @@ def _parser() -> argparse.ArgumentParser:
         "--verbose", action="store_true", help="print the server's whole log, not only its errors"
     )
     parser.add_argument(
+        "--response-cache",
+        type=int,
+        default=0,
+        metavar="MIB",
+        help="answer requests that equal an earlier one from a cache of this size, for models that "
+        "were exported with --response-cache (default: 0, no cache)",
+    )
+    parser.add_argument(
         "--ngc",
         action="store_true",
         help="print and run the `docker run` line of NVIDIA's image instead",
@@ -157,6 +167,13 @@ def _parser() -> argparse.ArgumentParser:
         "--release",
         metavar="YY.MM",
         help=f"with --ngc: the release of that image (default: {TRITON_RELEASE})",
+    )
+    parser.add_argument(
+        "--image",
+        default="",
+        metavar="NAME",
+        help="with --ngc: run this image, which was built from server/Dockerfile, and serve the "
+        "models that take image files too",
     )
     parser.add_argument(
         "command",
@@ -180,6 +197,7 @@ def _serve(options: argparse.Namespace) -> int:
         verbose=options.verbose,
         only=options.only,
         allow=options.allow,
+        response_cache_mib=options.response_cache,
     )
     try:
         _say(f"loading {options.repository} ...")
@@ -227,7 +245,13 @@ def _serve_in_docker(options: argparse.Namespace) -> int:
 
     ports = Ports(options.grpc_port, options.http_port, options.metrics_port)
     command = docker_command(
-        options.repository, ports, options.address, options.release or TRITON_RELEASE, options.only
+        options.repository,
+        ports,
+        options.address,
+        options.release or TRITON_RELEASE,
+        options.only,
+        options.image,
+        options.response_cache,
     )
     _say(shlex.join(command))
     if not shutil.which("docker"):

@@ -44,12 +44,14 @@ class Installation:
         arguments: Arguments that the program always needs.
         environment: Environment variables that the program needs besides those of this process.
         embedded: Whether it is the server in the wheel, which runs the backends of this project.
+        passes_bytes: Whether its Python backend can take BYTES tensors.
     """
 
     executable: Path
     arguments: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
     embedded: bool = False
+    passes_bytes: bool = True
 
 
 def find(workspace: Path) -> Installation:
@@ -104,6 +106,7 @@ def _embedded(workspace: Path) -> Installation:
             "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",
         },
         embedded=True,
+        passes_bytes=_numpy_version().startswith("1."),
     )
 
 
@@ -143,6 +146,12 @@ def libpython_folder() -> Path:
     )
 
 
+def _numpy_version() -> str:
+    from importlib.metadata import version
+
+    return version("numpy")
+
+
 def _check_numpy() -> None:
     """Refuse numpy 2.0, whose tensors the stub of the embedded server cannot take.
 
@@ -152,9 +161,7 @@ def _check_numpy() -> None:
     Raises:
         InstallationError: numpy is of version 2.0.
     """
-    from importlib.metadata import version
-
-    installed = version("numpy")
+    installed = _numpy_version()
     if installed.split(".")[:2] == ["2", "0"]:
         raise InstallationError(
             f"the embedded tritonserver works with numpy 1.26, or 2.1 and later, and not with "

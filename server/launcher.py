@@ -21,6 +21,7 @@ from seresnext101_triton.server import installation
 from seresnext101_triton.server.access import key_arguments, restricted_without, tls_arguments
 from seresnext101_triton.server.backends import REPOSITORY_VARIABLE
 from seresnext101_triton.server.control import LOAD_TIMEOUT_S, Control
+from seresnext101_triton.server.ensembles import without_bytes
 from seresnext101_triton.server.errors import LoadError, ServerError
 from seresnext101_triton.server.models import check_artifacts, served_models
 from seresnext101_triton.server.ports import (
@@ -63,6 +64,8 @@ class Server:
         tls: The certificate and the key of the gRPC endpoint, and the authorities of the clients
             for mutual TLS. HTTP and metrics, for which Triton has no TLS, are then opened to this
             machine only.
+        response_cache_mib: Size of the response cache, in MiB; 0 means that there is none. Models
+            use it if they were exported with `response_cache`.
         note: A function that is called with each line that a user should see.
 
     Attributes:
@@ -82,6 +85,7 @@ class Server:
         only: Sequence[str] = (),
         allow: Sequence[str] = (),
         tls: Tls | None = None,
+        response_cache_mib: int = 0,
         note: Callable[[str], None] = say,
     ) -> None:
         self.repository = repository
@@ -91,6 +95,7 @@ class Server:
         self.process: TritonProcess | None = None
         self._only, self._tls, self._verbose, self._note = only, tls, verbose, note
         self._restricted = restricted_without(allow)
+        self._cache = cache_arguments(response_cache_mib)
         self._tries = _TRIES
         self._key = secrets.token_hex(16)
         self._registration: Registration | None = None
@@ -138,11 +143,13 @@ class Server:
         check_artifacts(models, self._note)
         self._registration = Registration()
         self._workspace = Workspace(self._registration.name)
-        self._workspace.link(models)
         try:
             self._triton = installation.find(self._workspace.folder)
         except (OSError, shutil.Error) as error:
             raise unusable(self._workspace.folder.parent, error) from None
+        if not self._triton.passes_bytes:
+            models = without_bytes(models, self._only, self._note)
+        self._workspace.link(models)
         self.launch = Launch(
             pid=os.getpid(),
             repository=str(self.repository.resolve()),
@@ -321,6 +328,7 @@ class Server:
             "--load-model=*",
             *key_arguments(self.launch.restricted, self.launch.key),
             *tls_arguments(self._tls),
+            *self._cache,
             "--exit-on-error=false",  # the repository index then has the reason
             "--strict-readiness=true",
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
@@ -332,6 +340,20 @@ class Server:
             f"--metrics-port={self.ports.metrics}",
             f"--backend-config=python,shm-region-prefix-name={self.launch.shared_memory}",
         ]
+
+
+def cache_arguments(mib: int) -> list[str]:
+    """Triton's options for a response cache in its own memory.
+
+    Raises:
+        ServerError: The size is negative, or more than the memory of this machine.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+    if not 0 <= mib < memory:
+        raise ServerError(
+            f"`response_cache` must be 0 to {memory - 1} MiB, the memory of this machine, not {mib}"
+        )
+    return [f"--cache-config=local,size={mib << 20}"] if mib else []
 
 
 def _ending(code: int) -> str:

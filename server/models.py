@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from seresnext101_triton.server.ensembles import needs_of, with_needed
 from seresnext101_triton.server.errors import IntegrityError, NothingToServe
 from seresnext101_triton.server.integrity import differences
 from seresnext101_triton.server.versions import read_config, selected, versions
@@ -21,7 +22,8 @@ def served_models(
 
     Args:
         repository: The model repository.
-        names: The models to serve. If it is empty, all models are served.
+        names: The models to serve; those that they need are added. If it is empty, all models are
+            served.
         note: A function that is called with a line for each folder that cannot be read.
 
     Raises:
@@ -49,7 +51,7 @@ def served_models(
         known = ", ".join(folder.name for folder in models)
         missing = ", ".join(sorted(unknown))
         raise NothingToServe(f"{repository} holds no exported model {missing}: choose from {known}")
-    served = [folder for folder in models if not names or folder.name in names]
+    served = with_needed(models, names)
     for folder in served:
         if folder.name.split() != [folder.name]:
             raise NothingToServe(
@@ -73,6 +75,8 @@ def check_artifacts(folders: Sequence[Path], note: Callable[[str], None] = _igno
     """
     damaged, unknown = [], []
     for folder in folders:
+        if (needs := needs_of(folder)).models or needs.images:
+            continue  # it has no artifact
         for version in versions_to_serve(folder):
             found = differences(folder / str(version))
             if found is None:

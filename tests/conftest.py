@@ -16,13 +16,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import settings
 
-from seresnext101_triton.client.contract import OutputKind, Preprocessing
+from seresnext101_triton.client.contract import PIXELS, OutputKind, Preprocessing
 from seresnext101_triton.export.network import ARCHITECTURES
 from seresnext101_triton.export.pipeline import Outcome, export
 from seresnext101_triton.export.reporting import Reporter
@@ -74,8 +75,6 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> list[Outcome]:
     outcomes = export(tiny_request(repository, formats=("torchscript", "onnx", "openvino")), QUIET)
     ten = tmp_path_factory.mktemp("labels") / "ten.txt"
     ten.write_text("".join(f"number {n}\n" for n in range(10)))
-    from dataclasses import replace
-
     logits = tiny_request(
         repository,
         name="logits",
@@ -100,6 +99,15 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def pixel_models(tmp_path_factory: pytest.TempPathFactory) -> list[Outcome]:
+    """The small network in every format, with pixels for its input, in a repository of its own."""
+    repository = tmp_path_factory.mktemp("pixels") / "models"
+    pixels = replace(PREPROCESSING, layout=PIXELS)
+    formats = "torchscript", "onnx", "openvino"
+    return export(tiny_request(repository, formats=formats, preprocessing=pixels), QUIET)
+
+
+@pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """The small network that has learnt to read digits, and those digits."""
     return digits_in(tmp_path_factory.mktemp("digits"))
@@ -112,8 +120,11 @@ def repository(exported: list[Outcome]) -> Path:
 
 @pytest.fixture(scope="session")
 def server(repository: Path) -> Iterator[Server]:
-    """One tritonserver for all tests that only ask it something."""
-    with Server(repository, ports=FREE_PORTS) as running:
+    """One tritonserver for all tests that only ask it something.
+
+    Shared memory is open to all, for perf_analyzer, which has no key.
+    """
+    with Server(repository, ports=FREE_PORTS, allow=["shared-memory"]) as running:
         yield running
 
 

@@ -25,7 +25,7 @@ import torch
 from seresnext101_triton.__main__ import COMMANDS
 from seresnext101_triton.client.images import sample_photographs
 from seresnext101_triton.export.pipeline import export
-from seresnext101_triton.export.serving import Serving
+from seresnext101_triton.export.serving import ImageInput, Serving
 from seresnext101_triton.export.weights.seeded import seeded_network
 from seresnext101_triton.server import TRITON_RELEASE
 from seresnext101_triton.server.launcher import Server
@@ -44,6 +44,10 @@ LABELS = ("cat", "rocket", "coffee")
 # What a command is given here and not in the pages: the small network, and ports that are free.
 SMALL = "--architecture se-resnext-tiny --crop 64 --resize 72"
 PORTS = "--grpc-port 0 --http-port 0 --metrics-port 0"
+
+
+# The HTTP address of the server at each gRPC address. The pages name Triton's own port.
+HTTP: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "val" / str(index) / photograph.name).symlink_to(photograph)
     models = folder / "model_repository"
     served = {"serving": Serving(), "formats": ("torchscript", "onnx")}
-    export(tiny_request(models, name="seresnext101", **served | {"formats": ("onnx",)}), QUIET)
+    files = {"formats": ("onnx",), "image_input": ImageInput()}
+    export(tiny_request(models, name="seresnext101", **served | files), QUIET)
     weights = {"weights": str(folder / "finetuned.pth"), "labels": str(folder / "classes.txt")}
     export(tiny_request(models, name="pets", **served, **weights), QUIET)
     return folder
@@ -124,11 +129,13 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def url(checkout: Path) -> Iterator[str]:
     """The address of a server on the models of the copy."""
     with Server(checkout / "model_repository", ports=FREE_PORTS) as running:
+        HTTP[running.url] = f"{running.launch.http_host}:{running.ports.http}"
         yield running.url
 
 
 def run(command: str, checkout: Path, url: str) -> subprocess.CompletedProcess[str]:
     """Run a shell command in the copy, against the server."""
+    command = command.replace("localhost:8000", HTTP[url])
     path = f"{checkout}/.venv/bin:{os.environ['PATH']}"
     environment = os.environ | {"TRITON_URL": url, "PATH": path}
     return subprocess.run(

@@ -80,7 +80,8 @@ class OpenVino(Format):
         if precision.computes_in != BF16.computes_in:
             return Proof(parity)
         with reporter.step("measuring bfloat16 against FP32"):
-            found = self._speed(artifact, precision, serving.threads, gate.inputs[:1])
+            image = gate.inputs_for(runtime)[:1]
+            found = self._speed(artifact, precision, serving.threads, image)
         pays = found.ratio is not None and found.ratio >= 1
         reporter.note(found.line, style=None if pays else "bold yellow")
         return Proof(parity, asdict(found))

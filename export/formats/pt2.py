@@ -107,7 +107,13 @@ def _traced(material: Material) -> tuple[Any, dict[str, str]]:
     with torch.no_grad():
         output = network(images)
         program = torch.export.export(network, (images,), dynamic_shapes=({0: axis},))
-    tensors = {INPUT: list(images.shape[1:]), OUTPUT: list(output.shape[1:])}
+    tensors = {
+        name: {
+            "dims": list(tensor.shape[1:]),
+            "dtype": str(tensor.dtype).removeprefix("torch."),
+        }
+        for name, tensor in ((INPUT, images), (OUTPUT, output))
+    }
     return program, {
         TENSORS_ENTRY: json.dumps(tensors),
         MAX_BATCH_ENTRY: str(material.max_batch),

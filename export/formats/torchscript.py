@@ -50,7 +50,13 @@ class TorchScript(Format):
         with torch.no_grad(), exact:
             frozen = torch.jit.freeze(torch.jit.trace(network, example, check_trace=False))
             output = network(example)
-        tensors = {INPUT: list(example.shape[1:]), OUTPUT: list(output.shape[1:])}
+        tensors = {
+            name: {
+                "dims": list(tensor.shape[1:]),
+                "dtype": str(tensor.dtype).removeprefix("torch."),
+            }
+            for name, tensor in ((INPUT, example), (OUTPUT, output))
+        }
         # Through memory: on a full disk, torch's own file writer ends the whole process.
         with (folder / self.filename).open("wb") as file:
             torch.jit.save(frozen, file, _extra_files={TENSORS_ENTRY: json.dumps(tensors)})

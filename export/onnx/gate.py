@@ -27,6 +27,9 @@ OPERATORS = {
         "Relu",
         "Sigmoid",
         "Softmax",
+        "Transpose",
+        "Sub",
+        "Div",
         "MaxPool",
         "ReduceMean",
         "GlobalAveragePool",
@@ -77,7 +80,7 @@ def _faults(model: onnx.ModelProto, precision: Precision, release: Release) -> l
         faults.append(f"operators {', '.join(sorted(unknown))}")
     for tensor in (*graph.input, *graph.output):
         kind, dims = tensor.type.tensor_type.elem_type, tensor.type.tensor_type.shape.dim
-        if kind != TensorProto.FLOAT:
+        if kind != TensorProto.FLOAT and not (kind == TensorProto.UINT8 and tensor in graph.input):
             faults.append(f"{tensor.name} is {TensorProto.DataType.Name(kind)}, not FP32")
         if not dims or not dims[0].dim_param or any(dim.dim_param for dim in dims[1:]):
             faults.append(f"{tensor.name} has other free axes than the first")
@@ -106,9 +109,11 @@ def _type_faults(graph: onnx.GraphProto, precision: Precision) -> list[str]:
     """Weights of another type than the precision's, and casts where there should be none.
 
     A network that was cast has one cast at each end, and one at each end of every squeeze that is
-    kept in FP32 with its weights. An FP32 network has no cast at all.
+    kept in FP32 with its weights. An FP32 network has no cast at all. A network that takes pixels
+    has one more.
     """
-    casts = sum(node.op_type == "Cast" for node in graph.node)
+    pixels = any(tensor.type.tensor_type.elem_type == TensorProto.UINT8 for tensor in graph.input)
+    casts = sum(node.op_type == "Cast" for node in graph.node) - pixels
     gates = sum(node.op_type == "Sigmoid" for node in graph.node)
     inside = _fp32_squeeze_weights(graph)
     weights = Counter(

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from seresnext101_triton.client.contract import Preprocessing
 from seresnext101_triton.client.errors import ClientError
@@ -102,9 +103,12 @@ class Images:
         Raises:
             CalibrationError: One cannot be read.
         """
+        return map(self._preprocessing, self._opened(paths))
+
+    def _opened(self, paths: list[Path]) -> Iterator[Image.Image]:
         for path in paths:
             try:
-                yield self._preprocessing(load_image(path))
+                yield load_image(path)
             except ClientError as error:
                 raise CalibrationError(
                     f"an image to calibrate with cannot be read: {error}"
@@ -116,13 +120,20 @@ class Images:
         Raises:
             CalibrationError: The classes cannot be read, or one of the images has none.
         """
-        options = self._options
+        options, preprocessing = self._options, self._preprocessing
+        pixels = None
+        if preprocessing.takes_pixels:
+            pixels = np.stack([preprocessing.pixels(each) for each in self._opened(self.held_out)])
+            inputs = np.stack([preprocessing.normalised(each) for each in pixels])
+        else:
+            inputs = np.stack(list(self.prepared(self.held_out)))
         return Samples(
             [path.name for path in self.held_out],
-            np.stack(list(self.prepared(self.held_out))),
+            inputs,
             self._truth(options.truth, classes) if options.truth else None,
             options.min_agreement,
             options.max_loss,
+            pixels,
         )
 
     def _truth(self, source: Path, classes: int) -> np.ndarray:

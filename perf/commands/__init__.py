@@ -20,6 +20,7 @@ COMMANDS = (
     "tune",
     "report",
     "overhead",
+    "inputs",
     "precision",
     "preprocessing",
 )

@@ -54,11 +54,12 @@ def run(arguments: argparse.Namespace) -> int:
     from seresnext101_triton.perf.serving import serving
     from seresnext101_triton.perf.sweep import LoadGrid, Sweep
     from seresnext101_triton.perf.tables import point_table
+    from seresnext101_triton.server.ensembles import artifact_models
     from seresnext101_triton.server.models import served_models
 
     models = arguments.model or []
     if not (models or arguments.url):
-        models = [folder.name for folder in served_models(arguments.repository)]
+        models = artifact_models(served_models(arguments.repository))
     path = arguments.results
     # perf_analyzer cannot send the server's key over gRPC.
     allow = ["shared-memory"] if arguments.shared_memory else []

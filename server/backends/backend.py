@@ -70,7 +70,7 @@ class Backend:
         ):
             if not present:
                 dims = tensor.dims if batched else (tensor.batch, *tensor.dims)
-                add({"name": tensor.name, "data_type": "TYPE_FP32", "dims": list(dims)})
+                add({"name": tensor.name, "data_type": tensor.triton_type, "dims": list(dims)})
         if batched and not known["max_batch_size"]:
             config.set_max_batch_size(DEFAULT_MAX_BATCH)
             config.set_dynamic_batching()

@@ -9,8 +9,6 @@ from typing import Any
 from seresnext101_triton.server.errors import ArtifactError
 from seresnext101_triton.server.runtimes import Runtime, TensorSpec
 
-_FP32 = "TYPE_FP32"
-
 
 @dataclass(frozen=True)
 class Rules:
@@ -62,10 +60,10 @@ def _check_tensor(
         raise ArtifactError(
             f"config.pbtxt names the {kind} {name!r}, and the artifact has {spec.name!r}"
         )
-    if tensor["data_type"] != _FP32:
+    if tensor["data_type"] != spec.triton_type:
         raise ArtifactError(
-            f"config.pbtxt gives the {kind} {name} {tensor['data_type']}: it must be {_FP32}, as "
-            "in the artifact"
+            f"config.pbtxt gives the {kind} {name} {tensor['data_type']}: it must be "
+            f"{spec.triton_type}, as in the artifact"
         )
     if not spec.dims and not rules.names:  # TorchScript without shapes: nothing to compare with
         return

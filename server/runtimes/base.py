@@ -19,22 +19,29 @@ _TRUE, _FALSE = ("true", "on", "1"), ("false", "off", "0")
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output of an artifact, float32.
+    """One input or output of an artifact.
 
     Attributes:
         name: Name of the tensor.
         dims: Shape without the batch axis; -1 for an axis of any length. Empty if the artifact
             does not say it.
         batch: Length of the batch axis; -1 for any length.
+        dtype: `float32`, or `uint8` for an input of pixels.
     """
 
     name: str
     dims: tuple[int, ...]
     batch: int = -1
+    dtype: str = "float32"
+
+    @property
+    def triton_type(self) -> str:
+        """Triton's name of the type in config.pbtxt."""
+        return {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}[self.dtype]
 
 
 class Runtime(ABC):
-    """A loaded artifact with one float32 input and one float32 output, the batch axis first.
+    """A loaded artifact with one input and one float32 output, the batch axis first.
 
     Args:
         artifact: The file.
@@ -50,7 +57,7 @@ class Runtime(ABC):
 
     @abstractmethod
     def run(self, batch: np.ndarray) -> np.ndarray:
-        """Map float32 [N, *input.dims] to float32 [N, *output.dims]."""
+        """Map `input.dtype` [N, *input.dims] to float32 [N, *output.dims]."""
 
 
 def integer(parameters: Mapping[str, str], name: str, default: int = 0) -> int:

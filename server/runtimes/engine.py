@@ -57,7 +57,8 @@ class EngineRuntime(Runtime):
             )
         (output,) = set(names) - set(inputs)
         self.input, self.output = (
-            TensorSpec(name, tuple(engine.get_tensor_shape(name))[1:]) for name in (*inputs, output)
+            TensorSpec(name, tuple(engine.get_tensor_shape(name))[1:], dtype=self._dtype(name))
+            for name in (*inputs, output)
         )
         self._largest = engine.get_tensor_profile_shape(self.input.name, 0)[2][0]
 
@@ -66,7 +67,7 @@ class EngineRuntime(Runtime):
             raise ArtifactError(
                 f"a batch of {len(batch)} is over the plan's maximum, {self._largest}"
             )
-        source = torch.from_numpy(np.require(batch, np.float32, requirements=["C", "W"]))
+        source = torch.from_numpy(np.require(batch, self.input.dtype, requirements=["C", "W"]))
         with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
             images = source.to(self._device, self._type(self.input.name))
             shape = tuple(images.shape)
@@ -84,8 +85,17 @@ class EngineRuntime(Runtime):
         self._stream.synchronize()  # the GPU uses images and scores until here
         return answer.numpy()
 
+    def _dtype(self, name: str) -> str:
+        """The type in which the tensor is handed over: FP16 is converted to and from float32."""
+        return "uint8" if self._type(name) == torch.uint8 else "float32"
+
     def _type(self, name: str) -> torch.dtype:
-        types = {self.trt.DataType.FLOAT: torch.float32, self.trt.DataType.HALF: torch.float16}
+        kinds = self.trt.DataType
+        types = {
+            kinds.FLOAT: torch.float32,
+            kinds.HALF: torch.float16,
+            kinds.UINT8: torch.uint8,
+        }
         return types[self._engine.get_tensor_dtype(name)]
 
     def _must(self, done: bool, what: str) -> None:

@@ -19,7 +19,7 @@ from seresnext101_triton.server.runtimes.base import (
     thread_count,
 )
 
-_FP32 = "tensor(float)"
+_TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
 _CUDA = "CUDAExecutionProvider"
 
 
@@ -82,15 +82,18 @@ def _only(artifact: Path, kind: str, nodes: Sequence[Any]) -> TensorSpec:
     """The only input or output of a graph.
 
     Raises:
-        ArtifactError: There is not exactly one, or it is not an FP32 tensor with a batch axis.
+        ArtifactError: There is not exactly one, or it is not a tensor with a batch axis. An output
+            must be FP32, an input FP32 or UINT8.
     """
     found = ", ".join(f"{node.name} {node.type} {node.shape}" for node in nodes) or "none"
-    if len(nodes) != 1 or nodes[0].type != _FP32 or not nodes[0].shape:
+    dtype = _TYPES.get(nodes[0].type, "") if len(nodes) == 1 and nodes[0].shape else ""
+    if not dtype or (kind == "output" and dtype != "float32"):
+        wanted = "an FP32 or UINT8" if kind == "input" else "an FP32"
         raise ArtifactError(
-            f"{artifact} must have one {kind}, an FP32 tensor with a batch axis, and has {found}"
+            f"{artifact} must have one {kind}, {wanted} tensor with a batch axis, and has {found}"
         )
     batch, *dims = (axis if isinstance(axis, int) else -1 for axis in nodes[0].shape)
-    return TensorSpec(nodes[0].name, tuple(dims), batch)
+    return TensorSpec(nodes[0].name, tuple(dims), batch, dtype)
 
 
 def _providers(device: str) -> list[str | tuple[str, dict[str, str]]]:

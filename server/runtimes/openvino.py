@@ -68,7 +68,7 @@ class OpenVino(Runtime):
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         # The output is copied, because the next run overwrites it.
-        images = np.require(batch, np.float32, requirements=["C", "W"])
+        images = np.require(batch, self.input.dtype, requirements=["C", "W"])
         return self._request.infer([images], share_inputs=True)[0].copy()
 
 
@@ -88,19 +88,22 @@ def _only(artifact: Path, kind: str, ports: Sequence[Any]) -> TensorSpec:
     """The only input or output of a model.
 
     Raises:
-        ArtifactError: There is not exactly one, or it is not an FP32 tensor with a batch axis, or
-            an axis has an upper bound. NVIDIA's backend refuses such a bound (doesMatch in
-            src/openvino_utils.cc of openvino_backend).
+        ArtifactError: There is not exactly one, or it is not a tensor with a batch axis, or an axis
+            has an upper bound. NVIDIA's backend refuses such a bound (doesMatch in
+            src/openvino_utils.cc of openvino_backend). An output must be FP32, an input FP32 or
+            UINT8.
     """
     described = (
         f"{port.any_name} {port.element_type.to_string()} {port.partial_shape}" for port in ports
     )
     found = ", ".join(described) or "none"
-    is_fp32 = len(ports) == 1 and ports[0].element_type == openvino.Type.f32
-    shape = ports[0].partial_shape if is_fp32 else openvino.PartialShape([])
-    if shape.rank.is_dynamic or not len(shape):
+    allowed = {"f32": "float32", "u8": "uint8"} if kind == "input" else {"f32": "float32"}
+    dtype = allowed.get(ports[0].element_type.to_string()) if len(ports) == 1 else None
+    shape = ports[0].partial_shape if dtype else openvino.PartialShape([])
+    if shape.rank.is_dynamic or not len(shape) or not dtype:
+        wanted = "an FP32 or UINT8" if kind == "input" else "an FP32"
         raise ArtifactError(
-            f"{artifact} must have one {kind}, an FP32 tensor with a batch axis, and has {found}"
+            f"{artifact} must have one {kind}, {wanted} tensor with a batch axis, and has {found}"
         )
     if bounded := [str(axis) for axis in shape if axis.is_dynamic and axis.get_max_length() >= 0]:
         raise ArtifactError(
@@ -108,7 +111,7 @@ def _only(artifact: Path, kind: str, ports: Sequence[Any]) -> TensorSpec:
             "any length from 1 on (1..)"
         )
     batch, *dims = (axis.get_length() if axis.is_static else -1 for axis in shape)
-    return TensorSpec(ports[0].any_name, tuple(dims), batch)
+    return TensorSpec(ports[0].any_name, tuple(dims), batch, dtype)
 
 
 def _with_weights_in_floating_point(model: openvino.Model) -> openvino.Model:

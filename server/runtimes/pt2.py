@@ -73,9 +73,9 @@ class Pt2(Runtime):
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         # The machine code trusts its input's type and shape.
-        if batch.dtype != np.float32 or batch.shape[1:] != self.input.dims:
+        if batch.dtype != self.input.dtype or batch.shape[1:] != self.input.dims:
             raise ArtifactError(
-                f"the package takes float32 images of {list(self.input.dims)}, not "
+                f"the package takes {self.input.dtype} images of {list(self.input.dims)}, not "
                 f"{batch.dtype} of {list(batch.shape[1:])}"
             )
         if not 1 <= len(batch) <= self._largest:
@@ -103,12 +103,13 @@ def _tensors(artifact: Path, metadata: Mapping[str, str]) -> tuple[TensorSpec, T
         ArtifactError: They are not there.
     """
     try:
-        dims = {
-            name: tuple(int(axis) for axis in axes)
-            for name, axes in json.loads(metadata[TENSORS_ENTRY]).items()
-        }
-        specs = [TensorSpec(name, dims[name]) for name in ("INPUT__0", "OUTPUT__0")]
-        return specs[0], specs[1], int(metadata[MAX_BATCH_ENTRY])
+        known = json.loads(metadata[TENSORS_ENTRY])
+        source, target = (
+            TensorSpec(name, tuple(map(int, known[name]["dims"])), dtype=known[name]["dtype"])
+            for name in ("INPUT__0", "OUTPUT__0")
+        )
+        _ = source.triton_type, target.triton_type  # a type that no server has is a KeyError
+        return source, target, int(metadata[MAX_BATCH_ENTRY])
     except (KeyError, ValueError, TypeError, AttributeError):
         raise ArtifactError(
             f"{artifact} does not say the shapes of its tensors: make it with `python -m export`"

@@ -77,13 +77,14 @@ class TorchScript(Runtime):
 
 def _tensors(entry: str | bytes) -> tuple[TensorSpec, TensorSpec]:
     """Input and output from the archive; without dims if the entry is missing or invalid."""
+    names = "INPUT__0", "OUTPUT__0"
     try:
-        dims = {
-            name: tuple(int(axis) for axis in axes)
-            for name, axes in json.loads(entry or "{}").items()
-        }
-    except (ValueError, TypeError, AttributeError):
-        dims = {}
-    return TensorSpec("INPUT__0", dims.get("INPUT__0", ())), TensorSpec(
-        "OUTPUT__0", dims.get("OUTPUT__0", ())
-    )
+        known = json.loads(entry or "{}")
+        source, target = (
+            TensorSpec(name, tuple(map(int, known[name]["dims"])), dtype=known[name]["dtype"])
+            for name in names
+        )
+        _ = source.triton_type, target.triton_type  # a type that no server has is a KeyError
+    except (ValueError, TypeError, KeyError):
+        source, target = (TensorSpec(name, ()) for name in names)
+    return source, target

@@ -337,7 +337,7 @@ def test_an_output_that_cannot_be_made(server, photos, tmp_path):
 
 
 def test_standard_input_cannot_be_begun_again(server, tmp_path, capsys):
-    assert bulk(server, "-", "--output", tmp_path / "answers.jsonl") == 1
+    assert bulk(server, "-", "--output", tmp_path / "answers.jsonl") == 2
     assert "standard input can be read once" in capsys.readouterr().err
 
 

@@ -171,7 +171,7 @@ def test_the_contract_survives_the_way_through_parameters():
         ({"preprocessing.std": "0.2, 0, 0.2"}, "std above 0"),
         ({"preprocessing.std": "0.2, nan, 0.2"}, "finite"),
         ({"preprocessing.interpolation": "nearest"}, "'nearest' is not one of bilinear, bicubic"),
-        ({"preprocessing.layout": "NHWC"}, "'NHWC' is not NCHW"),
+        ({"preprocessing.layout": "HWC"}, "'HWC' is not NCHW or NHWC"),
     ],
 )
 def test_a_broken_contract_is_refused(change, message):

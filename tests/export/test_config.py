@@ -10,12 +10,13 @@ import pytest
 from tritonclient.grpc import model_config_pb2 as pb
 
 from seresnext101_triton.client.contract import OutputKind, Preprocessing
+from seresnext101_triton.export import image_input
 from seresnext101_triton.export.config import from_text, model_config, to_text
 from seresnext101_triton.export.errors import OptionError
 from seresnext101_triton.export.formats import DEFAULT_FORMATS, FORMATS
 from seresnext101_triton.export.labels import labels_for
 from seresnext101_triton.export.manifest import Manifest
-from seresnext101_triton.export.serving import Serving
+from seresnext101_triton.export.serving import ImageInput, Serving
 from seresnext101_triton.export.weights import Provenance
 from seresnext101_triton.server import ENGINE_CACHE
 
@@ -24,8 +25,12 @@ PROJECT = Path(__file__).parents[2]
 
 def build(format: str = "onnx", **changes: Any) -> pb.ModelConfig:
     """The config of a model with 1000 labelled classes, trained unless `trained=False` is given."""
-    weights = Provenance("file", "somewhere", "0", trained=changes.pop("trained", True))
     serving = changes.pop("serving", Serving())
+    return model_config(manifest(format, **changes), serving, labelled=True)
+
+
+def manifest(format: str, **changes: Any) -> Manifest:
+    weights = Provenance("file", "somewhere", "0", trained=changes.pop("trained", True))
     facts: dict[str, Any] = {
         "model": f"seresnext101_{format}",
         "version": 1,
@@ -44,7 +49,7 @@ def build(format: str = "onnx", **changes: Any) -> pb.ModelConfig:
         "tools": {},
         "triton": "",
     }
-    return model_config(Manifest(**facts | changes), serving, labelled=True)
+    return Manifest(**facts | changes)
 
 
 def in_git(path: str) -> str:
@@ -67,6 +72,16 @@ def test_git_holds_what_the_code_writes(format, device):
     folder = f"model_repository/{model}"
     assert in_git(f"{folder}/config.pbtxt") == to_text(build(format, serving=serving, model=model))
     assert in_git(f"{folder}/labels.txt") == labels_for(1000, None)
+
+
+@pytest.mark.parametrize("format", DEFAULT_FORMATS)
+def test_git_holds_the_models_that_take_files(format):
+    """What `make demo` writes."""
+    labels = labels_for(1000, None)
+    for folder in image_input.folders(manifest(format), build(format), ImageInput(), labels):
+        for filename, text in folder.texts.items():
+            if "/" not in filename:  # git holds no versions
+                assert in_git(f"model_repository/{folder.name}/{filename}") == text
 
 
 @pytest.mark.parametrize("format", DEFAULT_FORMATS)

@@ -139,7 +139,10 @@ def constants(script):
 def test_torchscript_tells_its_tensors(exported):
     entries = {"tensors.json": ""}
     torch.jit.load(artifact(exported, "tiny_torchscript"), _extra_files=entries)
-    assert json.loads(entries["tensors.json"]) == {"INPUT__0": [3, 64, 64], "OUTPUT__0": [1000]}
+    assert json.loads(entries["tensors.json"]) == {
+        "INPUT__0": {"dims": [3, 64, 64], "dtype": "float32"},
+        "OUTPUT__0": {"dims": [1000], "dtype": "float32"},
+    }
 
 
 def test_logits_have_no_softmax(exported):

@@ -30,7 +30,7 @@ from seresnext101_triton.export.weights.seeded import seeded_network
 from seresnext101_triton.export.yardstick import MULTIPLE, Yardstick, relative_error
 from seresnext101_triton.server import runtimes
 from seresnext101_triton.server.releases import release
-from seresnext101_triton.server.runtimes import Runtime
+from seresnext101_triton.server.runtimes import Runtime, TensorSpec
 from tests.conftest import PREPROCESSING, QUIET, TINY, tiny_request
 
 pytestmark = pytest.mark.numeric
@@ -38,6 +38,8 @@ pytestmark = pytest.mark.numeric
 
 class Eager(Runtime):
     """A network as a runtime."""
+
+    input = TensorSpec("INPUT__0", ())
 
     def __init__(self, network: nn.Module) -> None:
         self._network = network

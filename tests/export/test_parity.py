@@ -14,7 +14,7 @@ from seresnext101_triton.export.parity import Gate, _same_top
 from seresnext101_triton.export.precision import FP32
 from seresnext101_triton.export.served import ServedNetwork
 from seresnext101_triton.export.weights.seeded import seeded_network
-from seresnext101_triton.server.runtimes import Runtime
+from seresnext101_triton.server.runtimes import Runtime, TensorSpec
 from tests.conftest import PREPROCESSING, TINY
 
 pytestmark = pytest.mark.numeric
@@ -22,6 +22,8 @@ pytestmark = pytest.mark.numeric
 
 class Doctored(Runtime):
     """The network itself, with its answers changed."""
+
+    input = TensorSpec("INPUT__0", ())
 
     def __init__(
         self, network: ServedNetwork, change: Callable[[np.ndarray, np.ndarray], np.ndarray]

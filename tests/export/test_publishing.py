@@ -148,7 +148,7 @@ def test_a_mount_of_the_same_file_system_is_seen_before_the_work(tmp_path):
             publication.prepare(["m"], 0)
         publish(tmp_path / "models" / "models", "one")
     finally:
-        subprocess.run(["umount", str(tmp_path / "models")], check=True)
+        subprocess.run(["umount", "--lazy", str(tmp_path / "models")], check=True)
     assert (tmp_path / "real" / "models" / "m" / "1" / "model.pt").read_text() == "one"
 
 

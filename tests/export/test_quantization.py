@@ -28,7 +28,7 @@ from seresnext101_triton.export.served import ServedNetwork
 from seresnext101_triton.export.weights.checkpoint import FileSource
 from seresnext101_triton.server import runtimes
 from seresnext101_triton.server.releases import release
-from seresnext101_triton.server.runtimes import Runtime
+from seresnext101_triton.server.runtimes import Runtime, TensorSpec
 from seresnext101_triton.server.runtimes.int8 import adds_exactly
 from seresnext101_triton.server.runtimes.openvino import OpenVino
 from tests import trained
@@ -234,6 +234,8 @@ class Worse(Runtime):
 
     For these images the second class gets a higher score than the first.
     """
+
+    input = TensorSpec("INPUT__0", ())
 
     def __init__(self, network: ServedNetwork, inputs: np.ndarray, count: int) -> None:
         self._network = network

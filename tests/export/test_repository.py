@@ -42,7 +42,7 @@ def mounted(folder: Path, options: str):
     try:
         yield
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def test_versions_count_up_and_old_ones_stay(root, tree):

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from seresnext101_triton.export.network import ARCHITECTURES
 from seresnext101_triton.perf import results
-from seresnext101_triton.perf.cli import main
-from seresnext101_triton.perf.comparison import Contestant, _names, compare_saved
+from seresnext101_triton.perf.cli import _parser, main
+from seresnext101_triton.perf.comparison import CompareOptions, Contestant, _names, compare_saved
 from seresnext101_triton.perf.errors import PerfError, ResultsError
+from seresnext101_triton.perf.options import values
 from seresnext101_triton.perf.records import Load
 from seresnext101_triton.perf.turns import Comparison, Ratio, ratio_of, take_turns
 from tests.perf.values import MACHINE, comparison, point
@@ -168,6 +170,12 @@ def test_served_and_raw_side_by_side(repository, server, tmp_path, capsys):
     captured = capsys.readouterr()
     assert json.loads(captured.out)["rounds"] == 3
     assert "is certainly below 1e+09 times raw:tiny_onnx" in captured.err
+
+
+def test_the_defaults_of_the_command_are_the_librarys():
+    arguments = _parser().parse_args(["compare", "a", "b"])
+    assert values(CompareOptions, arguments) == CompareOptions()
+    assert CompareOptions().peer_architecture in ARCHITECTURES
 
 
 def saved_run(path, factor: float, cores: int = 2) -> str:

@@ -22,7 +22,7 @@ from seresnext101_triton.client.contract import OUTPUT_KIND_PARAMETER, OutputKin
 from seresnext101_triton.client.images import sample_photographs
 from seresnext101_triton.perf import results
 from seresnext101_triton.perf.cli import main
-from seresnext101_triton.perf.errors import AnalyzerFailed, Unstable
+from seresnext101_triton.perf.errors import AnalyzerFailed, AnalyzerHung, Unstable
 from seresnext101_triton.perf.load import (
     LoadGenerator,
     _Clocks,
@@ -106,7 +106,7 @@ def sleepers(tmp_path_factory):
             for key, value in parameters.items()
         )
         write_model(folder / "models", name, config, {"model.py": SLEEPER.encode()})
-    with Server(folder / "models", ports=FREE_PORTS) as server:
+    with Server(folder / "models", ports=FREE_PORTS, allow=["shared-memory"]) as server:
         yield Sleepers(server, folder)
 
 
@@ -439,11 +439,11 @@ def test_a_program_is_ended_with_us_and_its_words_are_kept(tmp_path):
         "import os, sys; print(os.environ['X']); print('to err', file=sys.stderr); "
         "print(os.getsid(0) == os.getpid()); sys.exit(3)"
     )
-    done = _run_group([sys.executable, "-c", script], os.environ | {"X": "to out"})
+    done = _run_group([sys.executable, "-c", script], os.environ | {"X": "to out"}, 600)
     assert (done.returncode, done.stdout, done.stderr) == (3, "to out\nTrue\n", "to err\n")
     # Bytes that are not UTF-8 do not end us.
     done = _run_group(
-        [sys.executable, "-c", "import os; os.write(2, bytes([255]))"], dict(os.environ)
+        [sys.executable, "-c", "import os; os.write(2, bytes([255]))"], dict(os.environ), 600
     )
     assert done.stderr == "\ufffd"
 
@@ -458,8 +458,39 @@ def test_ctrl_c_ends_the_program(tmp_path, monkeypatch):
 
     monkeypatch.setattr(subprocess, "Popen", Interrupted)
     with pytest.raises(KeyboardInterrupt):
-        _run_group(["sleep", "1000"], dict(os.environ))
+        _run_group(["sleep", "1000"], dict(os.environ), 600)
     assert started[0].returncode == -9
+
+
+def test_a_program_that_hangs_is_killed(monkeypatch):
+    started: list[subprocess.Popen[str]] = []
+
+    class Noted(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            started.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Noted)
+    with pytest.raises(subprocess.TimeoutExpired):
+        _run_group(["sleep", "1000"], dict(os.environ), 0.1)
+    assert started[0].returncode == -9
+
+
+def test_a_run_that_hangs_is_started_once_more_and_then_said_to_hang(monkeypatch, tmp_path):
+    limits: list[float] = []
+
+    def hang(command, environment, limit_s):
+        limits.append(limit_s)
+        raise subprocess.TimeoutExpired(command, limit_s)
+
+    monkeypatch.setattr("seresnext101_triton.perf.load._run_group", hang)
+    with LoadGenerator("127.0.0.1:1") as generator:
+        generator._inputs["m", 1] = tmp_path / "input.json"
+        with pytest.raises(
+            AnalyzerHung, match=r"^m, batch 1, concurrency 1, grpc: .* did not end within 200 s"
+        ):
+            generator.measure(Load("m"), 1.0)
+    assert limits == [200, 200]
 
 
 def test_a_load_says_what_it_is():

@@ -148,7 +148,7 @@ def test_onnx_that_the_backend_cannot_feed_is_refused_at_load_and_not_at_the_fir
 ):
     with pytest.raises(
         ArtifactError,
-        match=f"must have one input, an FP32 tensor with a batch axis, and has .*{found}",
+        match=f"must have one input, an FP32 or UINT8 tensor with a batch axis, and has .*{found}",
     ):
         runtimes.load("onnxruntime", changed(convolution, change), {})
 

@@ -24,7 +24,7 @@ from seresnext101_triton.server import runtimes
 from seresnext101_triton.server.digest import sha256
 from seresnext101_triton.server.errors import ArtifactError, LoadError
 from seresnext101_triton.server.launcher import Server
-from tests.conftest import FREE_PORTS, QUIET, tiny_request
+from tests.conftest import FREE_PORTS, PIXELS, PREPROCESSING, QUIET, tiny_request
 from tests.export.tensorrt.conftest import PROFILE
 
 VERSION = "1.7.1.116"
@@ -183,6 +183,13 @@ def test_an_engine_that_nobody_has_run(root):
     assert own.parameters["parity.unproven"].string_value == "true"
     with pytest.raises(ArtifactError, match="runs on a GPU only, not on cpu"):
         runtimes.load("tensorrt_rtx", outcome.artifact, {})
+
+
+def test_an_engine_that_takes_pixels(root):
+    pixels = replace(PREPROCESSING, layout=PIXELS)
+    (outcome,) = export(tiny_request(root, formats=(UNPROVEN,), preprocessing=pixels), QUIET)
+    described = json.loads(outcome.artifact.with_name("model.engine.json").read_text())
+    assert described["profile"]["dims"] == [64, 64, 3]
 
 
 def test_without_a_gpu_it_is_not_published_unasked(root):

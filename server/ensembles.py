@@ -1,0 +1,116 @@
+"""The models that an ensemble runs, and what decoding images asks of a server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from seresnext101_triton.client.server_side import IMAGE_BYTES, PREPROCESS_PREFIX
+from seresnext101_triton.server.errors import InstallationError
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What serving a model takes besides the model itself.
+
+    Attributes:
+        models: The models that an ensemble runs.
+        images: Whether it decodes images, for which the server's Python needs this package.
+        bytes: Whether the server must pass BYTES tensors to a Python model.
+    """
+
+    models: tuple[str, ...] = ()
+    images: bool = False
+    bytes: bool = False
+
+
+def needs_of(folder: Path) -> Needs:
+    """What serving a model takes, as its config.pbtxt says.
+
+    A config that is missing or cannot be read needs nothing: the server will say what is wrong.
+    """
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2 as pb
+
+    try:
+        text = (folder / "config.pbtxt").read_text(encoding="utf-8")
+        config = text_format.Parse(text, pb.ModelConfig(), allow_unknown_field=True)
+    except (OSError, ValueError, text_format.ParseError):
+        return Needs()
+    prepares = folder.name.startswith(PREPROCESS_PREFIX)
+    types = [pb.DataType.Name(tensor.data_type) for tensor in config.input]
+    return Needs(
+        tuple(step.model_name for step in config.ensemble_scheduling.step),
+        images=prepares,
+        bytes=prepares and IMAGE_BYTES in types,
+    )
+
+
+def with_needed(folders: Sequence[Path], names: Collection[str]) -> list[Path]:
+    """The models that were named, and those that they need.
+
+    A model that decodes images for others is served only if one of them is.
+
+    Args:
+        folders: The folders of all models.
+        names: Names of models; all of them if it is empty.
+    """
+    models = {folder.name: folder for folder in folders}
+    wanted = set(names) or {name for name in models if not name.startswith(PREPROCESS_PREFIX)}
+    for name in list(wanted):
+        wanted.update(models.keys() & set(needs_of(models[name]).models))
+    return [folder for folder in folders if folder.name in wanted]
+
+
+def artifact_models(folders: Sequence[Path]) -> list[str]:
+    """The names of the models that run an artifact themselves."""
+    needs = {folder.name: needs_of(folder) for folder in folders}
+    return [name for name, found in needs.items() if not found.models and not found.images]
+
+
+def without_bytes(
+    folders: Sequence[Path], names: Collection[str], note: Callable[[str], None]
+) -> list[Path]:
+    """Leave out the models that take image files as BYTES, and say so.
+
+    Raises:
+        InstallationError: A model that was named is among them, or no model is left.
+    """
+    kept, left_out = _split(folders, {each.name for each in folders if needs_of(each).bytes})
+    if not left_out:
+        return kept
+    why = (
+        "with numpy 2, the embedded tritonserver cannot take image files as BYTES: export the "
+        "model again with `image_input=uint8`, or install numpy 1.26"
+    )
+    if set(left_out) & set(names) or not kept:
+        raise InstallationError(f"{', '.join(left_out)} cannot be served: {why}")
+    note(f"left out: {', '.join(left_out)}: {why}")
+    return kept
+
+
+def without_images(folders: Sequence[Path], names: Collection[str]) -> list[Path]:
+    """Leave out the models that take image files.
+
+    Raises:
+        InstallationError: A model that was named is among them.
+    """
+    kept, left_out = _split(folders, {each.name for each in folders if needs_of(each).images})
+    if named := sorted(set(left_out) & set(names)):
+        raise InstallationError(
+            f"{', '.join(named)} cannot be served by NVIDIA's own image, which lacks the code that "
+            "decodes image files: build one with `docker build --file server/Dockerfile --tag "
+            "seresnext101 .` and name it with `image=seresnext101`"
+        )
+    return kept
+
+
+def _split(folders: Sequence[Path], missing: set[str]) -> tuple[list[Path], list[str]]:
+    """The models that can be served without some others, and the names of the rest."""
+    kept = [
+        folder
+        for folder in folders
+        if folder.name not in missing and not missing & set(needs_of(folder).models)
+    ]
+    return kept, [folder.name for folder in folders if folder not in kept]
