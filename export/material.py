@@ -9,10 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seresnext101_triton.export.format import INPUT
 from seresnext101_triton.export.precision import Precision
 from seresnext101_triton.export.served import ServedNetwork
-from seresnext101_triton.export.tensorrt.plan import Profile
 from seresnext101_triton.server.releases import Release
 
 
@@ -58,11 +56,6 @@ class Material:
         if self.takes_pixels:
             return torch.zeros(2, self.crop, self.crop, 3, dtype=torch.uint8)
         return torch.zeros(2, 3, self.crop, self.crop)
-
-    @property
-    def profile(self) -> Profile:
-        """The shapes that an engine must take, fastest at the maximum batch."""
-        return Profile(INPUT, tuple(self.example.shape[1:]), self.max_batch, self.max_batch)
 
     @property
     def graph(self) -> Path:

@@ -362,7 +362,7 @@ def _built_by_nvidia(job: _Job, material: Material) -> Material:
         return material
     label = f"building the ONNX file in {material.precision.name} with {rtx.PRODUCT}"
     with job.reporter.step(label):
-        return replace(material, tensorrt_rtx=rtx.check(material.graph, material.profile))
+        return replace(material, tensorrt_rtx=rtx.check(material.graph, rtx.profile_of(material)))
 
 
 def _cast(job: _Job, folded: ServedNetwork, gate: Gate, precision: Precision) -> Material:

@@ -108,15 +108,16 @@ class TensorRTRtx(Format):
         from seresnext101_triton.export.onnx import gate
 
         gate.check_onnx(material.graph, material.precision, material.release)
+        profile = rtx.profile_of(material)
         with reporter.phases() as watcher:
-            engine = rtx.build(material.graph, material.profile, self.capabilities, watcher)
+            engine = rtx.build(material.graph, profile, self.capabilities, watcher)
         path = folder / self.filename
         path.write_bytes(engine)
         facts = {
             "tensorrt_rtx": material.tensorrt_rtx,
             "compute_capabilities": self.capabilities,
             "flags": ["STRONGLY_TYPED"],
-            "profile": asdict(material.profile),
+            "profile": asdict(profile),
             "onnx_sha256": sha256(material.graph),
             "engine_sha256": sha256(path),
         }

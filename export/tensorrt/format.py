@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from seresnext101_triton.export.errors import BuildError, MissingHardware, OptionError
 from seresnext101_triton.export.format import Format, Proof
 from seresnext101_triton.export.precision import FP16, FP32, Precision
-from seresnext101_triton.export.tensorrt import container, local
+from seresnext101_triton.export.tensorrt import container, local, rtx
 from seresnext101_triton.export.tensorrt import gpu as gpus
 from seresnext101_triton.export.tensorrt import plan as plans
 from seresnext101_triton.export.tensorrt.options import add_tuning, tuning_of
@@ -127,7 +127,7 @@ class TensorRT(Format):
 
         gate.check_onnx(material.graph, material.precision, material.release)
         best = self.tuning.opt_batch or material.max_batch
-        profile = replace(material.profile, opt=best)
+        profile = replace(rtx.profile_of(material), opt=best)
         onnx_sha256 = sha256(material.graph)
         made = {path: _read_brought(path, onnx_sha256, profile) for path in self.brought}
         if self.in_image or not _suffices(made):

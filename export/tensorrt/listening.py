@@ -39,7 +39,7 @@ def log_class(trt: Any, product: str = "TensorRT") -> Any:
         product: What messages call it.
     """
 
-    class Log(trt.ILogger):  # type: ignore[misc, name-defined]
+    class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self._messages: deque[str] = deque(maxlen=_MESSAGES_KEPT)
@@ -79,7 +79,7 @@ def progress_class(trt: Any) -> Any:
         trt: The module.
     """
 
-    class Progress(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+    class Progress(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self, watcher: Watcher, cancelled: threading.Event) -> None:
             trt.IProgressMonitor.__init__(self)
             self._watcher = watcher

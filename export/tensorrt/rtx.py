@@ -12,9 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seresnext101_triton.export.errors import BuildError
+from seresnext101_triton.export.format import INPUT
 from seresnext101_triton.export.tensorrt.listening import (
     Watcher,
     add_profile,
@@ -24,6 +25,9 @@ from seresnext101_triton.export.tensorrt.listening import (
     progress_class,
 )
 from seresnext101_triton.export.tensorrt.plan import Profile
+
+if TYPE_CHECKING:
+    from seresnext101_triton.export.material import Material
 
 MODULE = "tensorrt_rtx_bindings"
 PACKAGE = "tensorrt-rtx-cu13-libs"
@@ -38,6 +42,12 @@ class Silent:
     def step(self, phase: str, done: int) -> None: ...
 
     def finish(self, phase: str) -> None: ...
+
+
+def profile_of(material: Material) -> Profile:
+    """The shapes that an engine of a network must take, fastest at the maximum batch."""
+    dims = tuple(material.example.shape[1:])
+    return Profile(INPUT, dims, material.max_batch, material.max_batch)
 
 
 def is_installed() -> bool:

@@ -108,7 +108,7 @@ class EngineRuntime(Runtime):
 
 
 def _log_class(trt: Any) -> Any:
-    class Log(trt.ILogger):  # type: ignore[misc, name-defined]
+    class Log(trt.ILogger):  # type: ignore[misc]
         """Keeps TensorRT's last error for messages."""
 
         def __init__(self) -> None:

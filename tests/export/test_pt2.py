@@ -160,8 +160,9 @@ def test_a_compiler_that_fails(tmp_path, monkeypatch):
 def test_torchscript_does_not_round_to_tf32_on_a_gpu(exported):
     """A traced convolution keeps whether it may, whatever the GPU's own default is."""
     artifact = next(each.artifact for each in exported if each.model == "tiny_torchscript")
-    module = torch.jit.load(str(artifact))  # the nodes live as long as it
-    nodes = module.inlined_graph.findAllNodes("aten::_convolution")
+    module = torch.jit.load(str(artifact))  # the nodes live as long as it, and as its graph
+    graph = module.inlined_graph
+    nodes = graph.findAllNodes("aten::_convolution")
     assert nodes and not any(list(node.inputs())[-1].toIValue() for node in nodes)
 
 

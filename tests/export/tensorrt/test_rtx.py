@@ -13,6 +13,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from seresnext101_triton.client.contract import PIXELS
 from seresnext101_triton.export import config, manifest
 from seresnext101_triton.export.errors import BuildError, MissingHardware, OptionError
 from seresnext101_triton.export.formats.tensorrt_rtx import TensorRTRtx
@@ -24,7 +25,7 @@ from seresnext101_triton.server import runtimes
 from seresnext101_triton.server.digest import sha256
 from seresnext101_triton.server.errors import ArtifactError, LoadError
 from seresnext101_triton.server.launcher import Server
-from tests.conftest import FREE_PORTS, PIXELS, PREPROCESSING, QUIET, tiny_request
+from tests.conftest import FREE_PORTS, PREPROCESSING, QUIET, tiny_request
 from tests.export.tensorrt.conftest import PROFILE
 
 VERSION = "1.7.1.116"
