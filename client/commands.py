@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from seresnext101_triton.client.pipeline import Answer
     from seresnext101_triton.client.sources import LeftOut
     from seresnext101_triton.client.tables import Answers
+
+_WORST = 10  # disagreements that are printed
 
 
 def classify(options: argparse.Namespace) -> int:
@@ -167,6 +170,8 @@ def evaluate(options: argparse.Namespace) -> int:
     from seresnext101_triton.client.pipeline import StreamOptions
     from seresnext101_triton.client.truth import Notes, read_truth
 
+    if options.worst is not None and len(options.model or []) != 2:
+        raise UsageError("`worst` is of the disagreements of two models: name both with `model`")
     evaluations = []
     # By the number of classes. The source is read once for each, because it may be a pipe.
     truths: dict[int, dict[str, int]] = {}
@@ -189,7 +194,8 @@ def evaluate(options: argparse.Namespace) -> int:
             evaluations.append(found)
     are_two = len(evaluations) == 2
     agreed = agreement(evaluations[0], evaluations[1]) if are_two else None
-    worst = disagreements(evaluations[0], evaluations[1], options.worst) if are_two else []
+    limit = _WORST if options.worst is None else options.worst
+    worst = disagreements(evaluations[0], evaluations[1], limit) if are_two else []
     if options.json:
         document = tables.evaluations_to_json(evaluations, agreed, worst)
         tables.print_json(document | _counts(notes.left_out))
@@ -262,6 +268,27 @@ def health(options: argparse.Namespace) -> int:
             "extensions": ", ".join(extensions),
         }
     _print_facts(facts, options)
+    return 0
+
+
+def web(options: argparse.Namespace) -> int:
+    """Serve a page to try the models in a browser."""
+    from seresnext101_triton.client.classifier import default_url
+    from seresnext101_triton.client.images import ImageOptions
+    from seresnext101_triton.client.page.asking import Target
+    from seresnext101_triton.client.page.service import Place, serve
+
+    most_bytes = options.max_upload << 20
+    pixels = {"max_pixels": options.max_pixels} if options.max_pixels else {}
+    target = Target(
+        options.url or default_url(options.protocol),
+        transport_options_of(options),
+        ImageOptions(max_bytes=most_bytes, **pixels),
+        tuple(dict.fromkeys(options.model)),
+    )
+    place = Place(options.address, options.port, most_bytes)
+    with suppress(KeyboardInterrupt):  # before it answers
+        serve(target, place, lambda url: say(f"the page is at {url}; Ctrl-C ends it"))
     return 0
 
 

@@ -279,6 +279,7 @@ def test_a_saved_point_that_is_damaged_is_named(tmp_path, damage):
         ["compare", "a", "b", "--rounds", "1"],
         ["sweep", "--concurrency", "0"],
         ["sweep", "--protocols", "ftp"],
+        ["sweep", "--rates", "3", "--concurrency", "1"],
     ],
 )
 def test_wrong_usage(usage, capsys):
@@ -289,14 +290,14 @@ def test_wrong_usage(usage, capsys):
 
 
 @pytest.mark.parametrize(
-    ("contestants", "message"),
+    ("contestants", "code", "message"),
     [
-        (["tiny_onnx"], "needs two contestants at least"),
-        (["raw:tiny_onnx", "raw:nothing"], "holds no model nothing"),
-        (["tiny_onnx", "nothing"], "holds no exported model nothing"),
+        (["tiny_onnx"], 2, "needs two contestants at least"),
+        (["raw:tiny_onnx", "raw:nothing"], 1, "holds no model nothing"),
+        (["tiny_onnx", "nothing"], 1, "holds no exported model nothing"),
     ],
 )
-def test_what_cannot_be_compared(repository, capsys, contestants, message):
-    assert main(["compare", *contestants, "--repository", str(repository)]) == 1
+def test_what_cannot_be_compared(repository, capsys, contestants, code, message):
+    assert main(["compare", *contestants, "--repository", str(repository)]) == code
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1
