@@ -134,6 +134,6 @@ def _cpu_torch() -> SimpleNamespace:
     )
     names = {
         name: getattr(torch, name)
-        for name in ("from_numpy", "empty", "float32", "float16", "dtype")
+        for name in ("from_numpy", "empty", "float32", "float16", "uint8", "dtype")
     }
     return SimpleNamespace(device=lambda name: torch.device("cpu"), cuda=cuda, **names)
