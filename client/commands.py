@@ -267,6 +267,9 @@ def health(options: argparse.Namespace) -> int:
             "ready": ready,
             "extensions": ", ".join(extensions),
         }
+        launches = connection.launches()
+    if launches:
+        facts["restarts"] = "; ".join(launch.restarts for launch in launches)
     _print_facts(facts, options)
     return 0
 

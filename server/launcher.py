@@ -6,7 +6,6 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -19,6 +18,7 @@ from seresnext101_triton.client.served import ModelState
 from seresnext101_triton.client.transport import Tls
 from seresnext101_triton.server import installation
 from seresnext101_triton.server.access import key_arguments, restricted_without, tls_arguments
+from seresnext101_triton.server.arguments import cache_arguments, endpoint_arguments
 from seresnext101_triton.server.backends import REPOSITORY_VARIABLE
 from seresnext101_triton.server.control import LOAD_TIMEOUT_S, Control
 from seresnext101_triton.server.ensembles import without_bytes
@@ -28,19 +28,20 @@ from seresnext101_triton.server.ports import (
     LOCALHOST,
     Ports,
     bare_address,
-    family,
     listens,
     occupied,
 )
-from seresnext101_triton.server.process import EXIT_TIMEOUT_S, TritonProcess
+from seresnext101_triton.server.process import EXIT_TIMEOUT_S, TritonProcess, ending
 from seresnext101_triton.server.registry import Registration, sweep
 from seresnext101_triton.server.workspace import Workspace, unusable
 
 _POLL_S = 0.1
 _DRAIN_S = 10.0
+# A server without models has nothing to do, but it waits for connections that clients keep open.
+_IDLE_EXIT_S = 3.0
 _PARSE_ERROR = "[libprotobuf ERROR"
 _LOST_PORT = re.compile(r"Socket '.*:(\d+)' already in use")
-_TRIES = 3  # to find free ports that nobody takes before the server does
+_TRIES = 3  # to start: a free port may be taken meanwhile, and the server may crash
 
 
 class Server:
@@ -97,6 +98,7 @@ class Server:
         self._restricted = restricted_without(allow)
         self._cache = cache_arguments(response_cache_mib)
         self._tries = _TRIES
+        self._exit_timeout_s = EXIT_TIMEOUT_S + 5.0
         self._key = secrets.token_hex(16)
         self._registration: Registration | None = None
         self._workspace: Workspace | None = None
@@ -192,11 +194,13 @@ class Server:
         """
         deadline = time.monotonic() + timeout_s
         while not self.is_up():
-            if time.monotonic() > deadline:
-                raise ServerError(
-                    f"tritonserver was not ready within {timeout_s:.0f} s:\n{self.log_tail()}"
-                )
+            self.check_deadline(deadline)
             time.sleep(_POLL_S)
+
+    def check_deadline(self, deadline: float) -> None:
+        """Raise `ServerError` if the monotonic clock is beyond a time, in seconds."""
+        if time.monotonic() > deadline:
+            raise ServerError(f"tritonserver was not ready in time:\n{self.log_tail()}")
 
     def is_up(self) -> bool:
         """Whether the server has been started completely, asked once.
@@ -220,6 +224,7 @@ class Server:
         self.models = self.control.index()
         self._check_models()
         self.process.shows_errors = True
+        self._tries = 1  # from now on, who watches the server decides about further attempts
         self._asked = self.ports  # after a restart, clients find the server where it was
         self.publish(state="ready")
         return True
@@ -230,12 +235,19 @@ class Server:
         self.launch = replace(self.launch, **changes)  # type: ignore[arg-type]
         self._registration.write(self.launch)
 
-    def wait(self) -> int:
-        """Block until the server ends, and return its exit code."""
+    def exit_code(self) -> int | None:
+        """The exit code of the server's process; None while it runs."""
         assert self.process is not None
-        code = self.process.wait()
-        assert code is not None
-        return code
+        return self.process.poll()
+
+    def clear(self) -> None:
+        """Remove what a process has left behind that ended by itself, before it is started again.
+
+        These are its stubs and their shared memory.
+        """
+        assert self.process is not None and self._workspace is not None
+        self.process.end()
+        self._workspace.clear_shared_memory()
 
     def drain(self, timeout_s: float = _DRAIN_S) -> None:
         """Take no more requests, and wait until those in flight are answered.
@@ -243,6 +255,7 @@ class Server:
         The server says that it is not ready from the beginning on.
         """
         self.publish(state="stopping")
+        self._exit_timeout_s = _IDLE_EXIT_S
         names = sorted({model.name for model in self.models})
         with suppress(ServerError):
             for name in names:
@@ -255,7 +268,7 @@ class Server:
         This can be called at any time.
         """
         if self.process is not None:
-            self.process.end()
+            self.process.end(self._exit_timeout_s)
         if self._workspace is not None:
             self._workspace.remove()
             self._workspace = None
@@ -277,15 +290,18 @@ class Server:
         assert self.process is not None
         self.process.settle_log()
         lost = _LOST_PORT.search("\n".join(self.process.log()))
-        if not lost:
-            raise ServerError(
-                f"tritonserver ended with {_ending(code)} before it was ready:\n{self.log_tail()}"
-            )
-        name = next(name for name, port in vars(self.ports).items() if port == int(lost[1]))
         self._tries -= 1
-        if getattr(self._asked, name) or not self._tries:
-            raise occupied(self.address, name, int(lost[1]))
-        self.process.end()
+        if lost:
+            name = next(name for name, port in vars(self.ports).items() if port == int(lost[1]))
+            if getattr(self._asked, name) or not self._tries:
+                raise occupied(self.address, name, int(lost[1]))
+        elif code >= 0 or not self._tries:
+            raise ServerError(
+                f"tritonserver ended with {ending(code)} before it was ready:\n{self.log_tail()}"
+            )
+        else:
+            self._note(f"tritonserver ended with {ending(code)} at its start; it is tried again")
+        self.clear()
         self.ports = self._asked.resolve(self.address)
         self.start_process()
 
@@ -319,9 +335,6 @@ class Server:
         return plain.replace(str(self.launch.models_folder), str(self.repository))
 
     def _arguments(self) -> list[str]:
-        is_ipv6 = family(self.address) == 6
-        web = self.launch.http_host.strip("[]") if self._tls else self.address
-        web = f"ipv6:{web}" if ":" in web else web  # as libevent, Triton's HTTP library, takes it
         return [
             f"--model-repository={self.launch.models_folder}",
             "--model-control-mode=explicit",
@@ -332,30 +345,6 @@ class Server:
             "--exit-on-error=false",  # the repository index then has the reason
             "--strict-readiness=true",
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
-            f"--grpc-address={f'[{self.address}]' if is_ipv6 else self.address}",
-            f"--http-address={web}",
-            f"--metrics-address={web}",
-            f"--grpc-port={self.ports.grpc}",
-            f"--http-port={self.ports.http}",
-            f"--metrics-port={self.ports.metrics}",
+            *endpoint_arguments(self.launch),
             f"--backend-config=python,shm-region-prefix-name={self.launch.shared_memory}",
         ]
-
-
-def cache_arguments(mib: int) -> list[str]:
-    """Triton's options for a response cache in its own memory.
-
-    Raises:
-        ServerError: The size is negative, or more than the memory of this machine.
-    """
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
-    if not 0 <= mib < memory:
-        raise ServerError(
-            f"`response_cache` must be 0 to {memory - 1} MiB, the memory of this machine, not {mib}"
-        )
-    return [f"--cache-config=local,size={mib << 20}"] if mib else []
-
-
-def _ending(code: int) -> str:
-    """How a process ended, in words."""
-    return f"code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"

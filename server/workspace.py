@@ -57,10 +57,14 @@ class Workspace:
         except OSError as error:
             raise unusable(self.folder.parent, error) from None
 
-    def remove(self) -> None:
-        """Remove the folder, and the server's shared memory. The server must have ended."""
+    def clear_shared_memory(self) -> None:
+        """Remove the server's shared memory. The server must have ended."""
         for region in SHARED_MEMORY.glob(f"{self.shared_memory}*"):
             region.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove the folder and the server's shared memory. The server must have ended."""
+        self.clear_shared_memory()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
