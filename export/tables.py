@@ -17,7 +17,7 @@ from seresnext101_triton.export.history import History, Version
 from seresnext101_triton.export.operations import Pruned, Switch
 from seresnext101_triton.export.verification import Verdict
 
-_STYLES = {"changed": "bold red", "unknown": "yellow", "intact": "green"}
+_STYLES = {"changed": "bold red", "unknown": "yellow", "intact": "green", "no artifact": "dim"}
 _DIGITS = 8  # of a sha256, as much as tells two apart
 
 
