@@ -59,11 +59,11 @@ $(INSTALLED): $(LOCK)
 	if [ $(DEVICE) != cpu ]; then \
 	  echo 'downloads: several GB, of which PyTorch with CUDA is about 3 GB'; \
 	elif [ -z "$$reason" ]; then \
-	  echo 'downloads: PyTorch for CPUs, 190 MB, from $(TORCH_INDEX); all other packages, 490 MB'; \
+	  echo 'downloads: PyTorch for CPUs, 190 MB, from $(TORCH_INDEX); all other packages, 530 MB'; \
 	  $(PIP) --index-url '$(TORCH_INDEX)' --no-deps $$(grep -E '^torch(vision)?==' $(LOCK)); \
 	else \
 	  echo "PyTorch comes from pip's own index, because $$reason"; \
-	  echo 'downloads: PyTorch, about 3 GB unless that index has its build for CPUs (190 MB); all other packages, 490 MB'; \
+	  echo 'downloads: PyTorch, about 3 GB unless that index has its build for CPUs (190 MB); all other packages, 530 MB'; \
 	fi
 	@$(PIP) --requirement $(LOCK)
 	@$(PIP) --no-deps --editable .
@@ -127,9 +127,9 @@ bench: perf-analyzer ## measure both models, served and raw, and write a report:
 	  --batch 8 --concurrency 2
 	@$(BIN)/python -m perf report
 
-bench-cpu: perf-analyzer ## measure all that serves on a CPU, INT8 included, by turns: about 20 minutes
+bench-cpu: perf-analyzer ## measure all that serves on a CPU, INT8 included, by turns: about 25 minutes
 	@test -e perf/results/calibration || $(BIN)/python -m perf crops perf/results/calibration
-	@$(BIN)/python -m export --weights $(or $(WEIGHTS),seeded) --repository $(BENCH) --formats torchscript,onnx,openvino
+	@$(BIN)/python -m export --weights $(or $(WEIGHTS),seeded) --repository $(BENCH) --formats torchscript,pt2,onnx,openvino
 	@$(BIN)/python -m export --weights $(or $(WEIGHTS),seeded) --repository $(BENCH) --formats openvino --precision bf16
 	@$(BIN)/python -m export --weights $(or $(WEIGHTS),seeded) --repository $(BENCH) --formats openvino --precision int8 \
 	  --calibration $(or $(CALIBRATION),perf/results/calibration) --min-agreement $(if $(WEIGHTS),0.95,0)

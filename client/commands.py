@@ -211,6 +211,9 @@ def models(options: argparse.Namespace) -> int:
 
     with connection_of(options) as connection:
         states = connection.models()
+    ready = {state.name for state in states if state.state == "READY"}
+    # A version that was unloaded for another one is as if it had never been loaded.
+    states = [state for state in states if not (state.was_unloaded and state.name in ready)]
     if options.json:
         tables.print_json([vars(state) for state in states])
     else:
@@ -246,6 +249,8 @@ def describe(options: argparse.Namespace) -> int:
             f"published with --allow-error {model.allowed_error}: its answers may be that far from "
             "the network's, as a relative error"
         )
+    if model.unproven:
+        facts["parity"] = "published with --unproven: nobody has compared its answers"
     _print_facts(facts, options)
     return 0
 
