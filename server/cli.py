@@ -7,19 +7,20 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seresnext101_triton import add_version, as_typed
 from seresnext101_triton.client.errors import ToolkitError, UsageError
-from seresnext101_triton.client.output import flags_of, report
+from seresnext101_triton.client.output import flags_of, report, say, with_flags
 from seresnext101_triton.client.parser import Parser
 from seresnext101_triton.server import TRITON_RELEASE
 from seresnext101_triton.server.errors import InstallationError
 
 if TYPE_CHECKING:
     from seresnext101_triton.client.transport import Tls
+    from seresnext101_triton.server.tracing import Tracing
 
 # Those of seresnext101_triton.server.access, which is not imported here, so that `--help` is fast.
 _PROTOCOLS = ("model-repository", "shared-memory", "logging", "trace")
@@ -33,6 +34,8 @@ examples:
                                                         the same on free ports, which it prints
   python -m server -- python -m client classify cat.jpg
                                                         serve, run one command against it, stop
+  python -m server --follow                             load what is exported meanwhile
+  python -m server --model seresnext101_onnx@1          serve one version, under this name
   python -m server --ngc                                serve with NVIDIA's image, in Docker
 
 A model whose process dies is loaded again, and a server that dies is started again.
@@ -56,7 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _refuse_without_effect(options)
         return _serve_in_docker(options) if options.ngc else _serve(options)
     except ToolkitError as error:
-        return report(error, flags_of(parser) | _TLS_FLAGS)
+        flags = flags_of(parser) | _TLS_FLAGS
+        if options.log_format == "text":
+            return report(error, flags)
+        _writer(options)[1](f"error: {as_typed(with_flags(error, flags))}")
+        return error.exit_code
 
 
 def _refuse_without_effect(options: argparse.Namespace) -> None:
@@ -69,7 +76,9 @@ def _refuse_without_effect(options: argparse.Namespace) -> None:
         raise UsageError("`release` is of NVIDIA's image: name it together with `ngc`")
     if options.image and not options.ngc:
         raise UsageError("`image` is run in Docker: name it together with `ngc`")
-    for name in ("verbose", "command"):
+    if options.trace_rate is not None and not options.trace_url:
+        raise UsageError("`trace_rate` is of traces: name their collector with `trace_url=URL`")
+    for name in ("verbose", "command", "follow", "trace_url"):
         if options.ngc and getattr(options, name):
             what = "a command" if name == "command" else f"`{name}`"
             raise UsageError(f"{what} and `ngc` do not go together: NVIDIA's image is only started")
@@ -108,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME",
-        help="serve only this model; may be given several times",
+        help="serve only this model, or NAME@N, its version N; may be given several times",
     )
     parser.add_argument(
         "--grpc-port",
@@ -160,6 +169,31 @@ def _parser() -> argparse.ArgumentParser:
         help="take only clients with a certificate of these authorities (mutual TLS)",
     )
     parser.add_argument(
+        "--follow",
+        action="store_true",
+        help="load what is published, promoted or rolled back meanwhile. The version of before "
+        "answers until the new one is ready, and stays if the new one cannot be served",
+    )
+    parser.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        help="text (default), or one JSON object in each line",
+    )
+    parser.add_argument(
+        "--trace-url",
+        default="",
+        metavar="URL",
+        help="send OpenTelemetry traces to this collector, for example "
+        "http://localhost:4318/v1/traces",
+    )
+    parser.add_argument(
+        "--trace-rate",
+        type=int,
+        metavar="N",
+        help="trace one of N requests (default: 1000); 0 means only those whose caller traces",
+    )
+    parser.add_argument(
         "--verbose", action="store_true", help="print the server's whole log, not only its errors"
     )
     parser.add_argument(
@@ -202,6 +236,7 @@ def _serve(options: argparse.Namespace) -> int:
     from seresnext101_triton.server.session import Session
     from seresnext101_triton.server.signals import end_signals
 
+    tell, note = _writer(options)
     server = Server(
         options.repository,
         ports=Ports(options.grpc_port, options.http_port, options.metrics_port),
@@ -211,10 +246,13 @@ def _serve(options: argparse.Namespace) -> int:
         allow=options.allow,
         tls=_tls(options),
         response_cache_mib=options.response_cache,
+        follow=options.follow,
+        trace=_tracing(options),
+        note=note,
     )
     with end_signals() as signals:
-        _say(f"loading {options.repository} ...")
-        return Session(server, signals, _say).run(options.command)
+        tell(f"loading {options.repository} ...")
+        return Session(server, signals, tell).run(options.command)
 
 
 def _serve_in_docker(options: argparse.Namespace) -> int:
@@ -240,6 +278,24 @@ def _serve_in_docker(options: argparse.Namespace) -> int:
         )
     with end_signals() as signals:
         return container.run(signals)
+
+
+def _tracing(options: argparse.Namespace) -> Tracing | None:
+    from seresnext101_triton.server.tracing import DEFAULT_RATE, Tracing
+
+    if not options.trace_url:
+        return None
+    rate = DEFAULT_RATE if options.trace_rate is None else options.trace_rate
+    return Tracing(options.trace_url, rate)
+
+
+def _writer(options: argparse.Namespace) -> tuple[Callable[[str], None], Callable[[str], None]]:
+    """What writes a line to standard output, and one to standard error, as `--log-format` says."""
+    if options.log_format == "text":
+        return _say, say
+    from seresnext101_triton.server.logs import as_json
+
+    return lambda line: _say(as_json(line)), lambda line: say(as_json(line))
 
 
 def _tls(options: argparse.Namespace) -> Tls | None:

@@ -23,7 +23,12 @@ from seresnext101_triton.server.backends import REPOSITORY_VARIABLE
 from seresnext101_triton.server.control import LOAD_TIMEOUT_S, Control
 from seresnext101_triton.server.ensembles import without_bytes
 from seresnext101_triton.server.errors import LoadError, ServerError
-from seresnext101_triton.server.models import check_artifacts, served_models
+from seresnext101_triton.server.models import (
+    check_artifacts,
+    chosen_models,
+    intact_models,
+    model_and_version,
+)
 from seresnext101_triton.server.ports import (
     LOCALHOST,
     Ports,
@@ -33,6 +38,8 @@ from seresnext101_triton.server.ports import (
 )
 from seresnext101_triton.server.process import EXIT_TIMEOUT_S, TritonProcess, ending
 from seresnext101_triton.server.registry import Registration, sweep
+from seresnext101_triton.server.tracing import Tracing
+from seresnext101_triton.server.view import View
 from seresnext101_triton.server.workspace import Workspace, unusable
 
 _POLL_S = 0.1
@@ -59,7 +66,11 @@ class Server:
         address: The interface to listen on. The default is this machine only, because the embedded
             server's core lacks later security fixes.
         verbose: Whether to print the server's whole log to standard error, not only its errors.
-        only: Names of the models to serve. If it is empty, all models are served.
+        only: Names of the models to serve. If it is empty, all models are served. `MODEL@N` is
+            version N of a model, with its own config, under this name.
+        follow: Whether a `Follower` will load other versions meanwhile. The server then calls
+            itself ready also while it loads one. Otherwise it would not, although the version of
+            before answers.
         allow: Protocols of `seresnext101_triton.server.access.RESTRICTED` that are open to callers
             without the key.
         tls: The certificate and the key of the gRPC endpoint, and the authorities of the clients
@@ -67,6 +78,7 @@ class Server:
             machine only.
         response_cache_mib: Size of the response cache, in MiB; 0 means that there is none. Models
             use it if they were exported with `response_cache`.
+        trace: Which requests are traced, and where the traces go. None traces nothing.
         note: A function that is called with each line that a user should see.
 
     Attributes:
@@ -84,9 +96,11 @@ class Server:
         address: str = LOCALHOST,
         verbose: bool = False,
         only: Sequence[str] = (),
+        follow: bool = False,
         allow: Sequence[str] = (),
         tls: Tls | None = None,
         response_cache_mib: int = 0,
+        trace: Tracing | None = None,
         note: Callable[[str], None] = say,
     ) -> None:
         self.repository = repository
@@ -94,9 +108,11 @@ class Server:
         self.ports = self._asked = ports or Ports()
         self.models: list[ModelState] = []
         self.process: TritonProcess | None = None
-        self._only, self._tls, self._verbose, self._note = only, tls, verbose, note
+        self.only, self.follow = only, follow
+        self._tls, self._verbose, self._note = tls, verbose, note
         self._restricted = restricted_without(allow)
         self._cache = cache_arguments(response_cache_mib)
+        self._trace = trace.arguments() if trace else []
         self._tries = _TRIES
         self._exit_timeout_s = EXIT_TIMEOUT_S + 5.0
         self._key = secrets.token_hex(16)
@@ -119,6 +135,18 @@ class Server:
         """Loads and unloads models. It is known after `start`."""
         return Control(self.launch)
 
+    @property
+    def view(self) -> View:
+        """What changes the models that the server sees. It is known after `start`."""
+        assert self._workspace is not None
+        return self._workspace.view
+
+    def plain(self, reason: str) -> str:
+        """A reason of Triton in one line, without the place in a backend's code."""
+        # What follows " At: /" is that place.
+        text = " ".join(reason.replace("\\n", " ").split()).partition(" At: /")[0]
+        return text.replace(str(self.launch.models_folder), str(self.repository))
+
     def __enter__(self) -> Server:
         try:
             self.start()
@@ -140,8 +168,10 @@ class Server:
                 no room for the files of a server.
         """
         sweep()
-        models = served_models(self.repository, self._only, self._note)
+        models = chosen_models(self.repository, self.only, self._note)
         self.ports = self._asked.resolve(self.address)
+        if self.follow:
+            models = intact_models(models, self._note)
         check_artifacts(models, self._note)
         self._registration = Registration()
         self._workspace = Workspace(self._registration.name)
@@ -150,8 +180,10 @@ class Server:
         except (OSError, shutil.Error) as error:
             raise unusable(self._workspace.folder.parent, error) from None
         if not self._triton.passes_bytes:
-            models = without_bytes(models, self._only, self._note)
-        self._workspace.link(models)
+            named = [model_and_version(name)[0] for name in self.only]
+            kept = without_bytes([model.folder for model in models], named, self._note)
+            models = [model for model in models if model.folder in kept]
+        self._workspace.show(models)
         self.launch = Launch(
             pid=os.getpid(),
             repository=str(self.repository.resolve()),
@@ -330,9 +362,7 @@ class Server:
             if line.startswith(_PARSE_ERROR) or (line in severe and f"'{model.name}'" in line)
         ]
         reason = model.reason or " ".join(line.partition("] ")[2].strip('"') for line in logged)
-        # What follows " At: /" is the place in a backend's code.
-        plain = " ".join(reason.split()).partition(" At: /")[0]
-        return plain.replace(str(self.launch.models_folder), str(self.repository))
+        return self.plain(reason)
 
     def _arguments(self) -> list[str]:
         return [
@@ -342,8 +372,9 @@ class Server:
             *key_arguments(self.launch.restricted, self.launch.key),
             *tls_arguments(self._tls),
             *self._cache,
+            *self._trace,
             "--exit-on-error=false",  # the repository index then has the reason
-            "--strict-readiness=true",
+            f"--strict-readiness={'false' if self.follow else 'true'}",
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
             *endpoint_arguments(self.launch),
             f"--backend-config=python,shm-region-prefix-name={self.launch.shared_memory}",

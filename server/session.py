@@ -14,6 +14,7 @@ from seresnext101_triton.client.classifier import URL_VARIABLE
 from seresnext101_triton.client.launches import LAUNCH_VARIABLE
 from seresnext101_triton.server.control import LOAD_TIMEOUT_S
 from seresnext101_triton.server.errors import ServerError
+from seresnext101_triton.server.following import Follower
 from seresnext101_triton.server.launcher import Server
 from seresnext101_triton.server.notify import Notifier
 from seresnext101_triton.server.signals import EndSignals
@@ -35,6 +36,7 @@ class Session:
     def __init__(self, server: Server, signals: EndSignals, say: Callable[[str], None]) -> None:
         self._server, self._signals, self._say = server, signals, say
         self._supervisor = Supervisor(server, say)
+        self._follower = Follower(server, say) if server.follow else None
         self._notifier = Notifier()
 
     def run(self, command: Sequence[str]) -> int:
@@ -58,6 +60,8 @@ class Session:
             return self._with_command(command) if command else self._until_signal()
         finally:
             self._notifier.send(STOPPING=1)
+            if self._follower:
+                self._follower.close()
             self._server.stop()
 
     def _wait_until_ready(self) -> bool:
@@ -79,6 +83,8 @@ class Session:
 
     def _look(self) -> None:
         self._supervisor.check()
+        if self._follower and not self._supervisor.is_recovering:
+            self._follower.check()
         # While something is started again, the server need not answer, and this takes no for ever.
         if self._notifier.is_sign_of_life_due() and (
             self._supervisor.is_recovering or self._server.control.is_live()
