@@ -133,8 +133,8 @@ fuzz: $(INSTALLED) ## look for inputs that break a property of the tests, for MI
 	@end=$$(( $$(date +%s) + 60 * $(or $(MINUTES),10) )); while [ $$(date +%s) -lt $$end ]; do \
 	  HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -m hypothesis || exit; done
 
-mutants: $(VENV)/$(MUTMUT) perf-analyzer ## see which small bugs no test notices: ONLY="perf/turns.py" SAMPLE=60 SEED=0 JOBS=1 MINUTES=20
-	PYTHONPATH=$(abspath $(VENV)/$(MUTMUT)) $(BIN)/python -m tests.mutants $(ONLY) $(if $(SAMPLE),--sample $(SAMPLE)) \
+mutants: $(VENV)/$(MUTMUT) perf-analyzer ## see which small bugs no test notices: ONLY="perf/turns.py" TESTS="tests/perf/test_compare.py" SAMPLE=60 SEED=0 JOBS=1 MINUTES=20
+	PYTHONPATH=$(abspath $(VENV)/$(MUTMUT)) $(BIN)/python -m tests.mutants $(ONLY) $(if $(TESTS),--tests $(TESTS)) $(if $(SAMPLE),--sample $(SAMPLE)) \
 	  $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS)) $(if $(MINUTES),--minutes $(MINUTES))
 
 # Its operators and what they need, beside the environment and not in it.

@@ -203,9 +203,8 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--worst",
         type=count,
-        default=10,
         metavar="N",
-        help="how many disagreements to print (default: 10)",
+        help="with two models: how many disagreements to print (default: 10)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document, no tables")
     parser.set_defaults(run=commands.evaluate)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from seresnext101_triton.client.sources import LeftOut
     from seresnext101_triton.client.tables import Answers
 
+_WORST = 10  # disagreements that are printed
+
 
 def classify(options: argparse.Namespace) -> int:
     """Print the most likely classes of each image."""
@@ -167,6 +169,8 @@ def evaluate(options: argparse.Namespace) -> int:
     from seresnext101_triton.client.pipeline import StreamOptions
     from seresnext101_triton.client.truth import Notes, read_truth
 
+    if options.worst is not None and len(options.model or []) != 2:
+        raise UsageError("`worst` is of the disagreements of two models: name both with `model`")
     evaluations = []
     # By the number of classes. The source is read once for each, because it may be a pipe.
     truths: dict[int, dict[str, int]] = {}
@@ -189,7 +193,8 @@ def evaluate(options: argparse.Namespace) -> int:
             evaluations.append(found)
     are_two = len(evaluations) == 2
     agreed = agreement(evaluations[0], evaluations[1]) if are_two else None
-    worst = disagreements(evaluations[0], evaluations[1], options.worst) if are_two else []
+    limit = _WORST if options.worst is None else options.worst
+    worst = disagreements(evaluations[0], evaluations[1], limit) if are_two else []
     if options.json:
         document = tables.evaluations_to_json(evaluations, agreed, worst)
         tables.print_json(document | _counts(notes.left_out))

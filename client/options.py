@@ -33,6 +33,7 @@ FLAGS = {
     "tls.key": "--tls-key",
     "top": "--top",
     "url": "--url",
+    "worst": "--worst",
 }
 # The limit of transport.py, which is not imported here, so that `--help` is fast.
 _LONGEST_S = 1e6

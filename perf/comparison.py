@@ -10,7 +10,7 @@ from pathlib import Path
 from seresnext101_triton.client import Classifier
 from seresnext101_triton.perf import results
 from seresnext101_triton.perf.console import SILENT, Progress
-from seresnext101_triton.perf.errors import PerfError
+from seresnext101_triton.perf.errors import PerfError, UsageError
 from seresnext101_triton.perf.load import LoadGenerator
 from seresnext101_triton.perf.options import ARCHITECTURE, REPOSITORY
 from seresnext101_triton.perf.peers.launch import User, closed_loop, running_peer
@@ -92,13 +92,14 @@ def compare(
         progress: It is advanced after each of `len(contestants) * options.rounds` turns.
 
     Raises:
-        PerfError: There are fewer than two contestants, or one cannot be measured.
+        UsageError: There are fewer than two contestants.
+        PerfError: One cannot be measured.
         ClientError: A model does not answer.
         ServerError: The repository cannot be served.
     """
     options = options or CompareOptions()
     if len(contestants) < 2:
-        raise PerfError(
+        raise UsageError(
             "a comparison needs two contestants at least: name models, raw:MODEL, client:MODEL, "
             "peer:NAME, MODEL@HOST:PORT or result files"
         )

@@ -109,7 +109,7 @@ def add_number(
 
 
 def add_numbers(
-    parser: argparse.ArgumentParser, name: str, default: tuple[int, ...], help: str
+    parser: argparse._ActionsContainer, name: str, default: tuple[int, ...], help: str
 ) -> None:
     """Add an option with a list of numbers, whose help text ends with its default."""
     if default:

@@ -106,8 +106,11 @@ def repository(exported: list[Outcome]) -> Path:
 
 @pytest.fixture(scope="session")
 def server(repository: Path) -> Iterator[Server]:
-    """One tritonserver for all tests that only ask it something."""
-    with Server(repository, ports=FREE_PORTS) as running:
+    """One tritonserver for all tests that only ask it something.
+
+    Shared memory is open to all, for perf_analyzer, which has no key.
+    """
+    with Server(repository, ports=FREE_PORTS, allow=["shared-memory"]) as running:
         yield running
 
 

@@ -17,8 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the loads, the server and the file of results."""
     options.add_models(parser)
     options.add_numbers(parser, "--batches", (1,), "images in one request")
-    options.add_numbers(parser, "--concurrency", (1, 2, 4, 8), "requests in flight")
-    options.add_numbers(parser, "--rates", (), "requests per second, instead of --concurrency")
+    loads = parser.add_mutually_exclusive_group()
+    options.add_numbers(loads, "--concurrency", (1, 2, 4, 8), "requests in flight")
+    options.add_numbers(loads, "--rates", (), "requests per second, instead of --concurrency")
     parser.add_argument(
         "--protocols",
         type=options.protocols,
@@ -51,12 +52,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure the loads. The exit code is 0 even if some are unstable; the table shows those."""
     from seresnext101_triton.perf import results
+    from seresnext101_triton.perf.errors import UsageError
     from seresnext101_triton.perf.serving import serving
     from seresnext101_triton.perf.sweep import LoadGrid, Sweep
     from seresnext101_triton.perf.tables import point_table
     from seresnext101_triton.server.ensembles import artifact_models
     from seresnext101_triton.server.models import served_models
 
+    if arguments.http_url and not arguments.url:
+        raise UsageError("`http_url` is of a server that already runs: name it with `url`")
     models = arguments.model or []
     if not (models or arguments.url):
         models = artifact_models(served_models(arguments.repository))

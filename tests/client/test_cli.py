@@ -146,6 +146,13 @@ def test_wrong_usage_is_one_line_and_code_2(arguments, capsys):
     assert re.fullmatch(f"error: [^\x1b\n]+; see {command} --help\n", said)
 
 
+@pytest.mark.parametrize("models", [(), ("a",), ("a", "b", "c")])
+def test_disagreements_are_of_two_models(models, capsys):
+    named = [word for model in models for word in ("--model", model)]
+    assert main(["evaluate", "x", *named, "--worst", "3"]) == 2
+    assert capsys.readouterr().err.startswith("error: --worst is of the disagreements of two")
+
+
 def test_images_stand_before_and_after_options(classify):
     code, out, err = classify(CAT, "--model", "tiny_onnx", ROCKET, "--jsonl", "--top", "1", CAT)
     assert (code, err) == (0, "")

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from seresnext101_triton.client.errors import ImageError
-from seresnext101_triton.client.images import load_image, sample_photographs
+from seresnext101_triton.client.images import load_image, named, sample_photographs
 
 
 @pytest.fixture
@@ -70,6 +70,19 @@ def test_a_decompression_bomb(tmp_path):
 def test_an_array_of_the_wrong_kind(array):
     with pytest.raises(ImageError, match="must be uint8"):
         load_image(array)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("-", "standard input"),
+        ("a/b.jpg", "a/b.jpg"),
+        (b"abc", "3 bytes"),
+        (np.zeros((1, 1, 3), np.uint8), "a ndarray"),
+    ],
+)
+def test_what_errors_call_an_image(source, name):
+    assert named(source) == name
 
 
 def test_all_sources_of_one_picture_are_equal(jpeg):

@@ -40,6 +40,7 @@ from seresnext101_triton.client.errors import (
     UsageError,
 )
 from seresnext101_triton.client.images import ImageSource, sample_photographs
+from seresnext101_triton.client.launches import FOLDER_VARIABLE, KEY_NAME
 from seresnext101_triton.client.options import transport_options_of
 from seresnext101_triton.export.pipeline import export
 from seresnext101_triton.server.launcher import Server
@@ -393,30 +394,18 @@ def test_a_url_in_the_environment_chooses_http(server, monkeypatch):
         connection.wait_until_ready("cats", timeout_s=0)
 
 
-class Restricted(Server):
-    """Loads, unloads, lists, shares memory and logs only for those with the key."""
-
-    def _arguments(self) -> list[str]:
-        protocols = "model-repository,shared-memory,logging,trace:admin=secret"
-        return [
-            *super()._arguments(),
-            f"--grpc-restricted-protocol={protocols}",
-            f"--http-restricted-api={protocols}",
-        ]
-
-    def wait_until_ready(self, timeout_s: float = 600) -> None:
-        with Connection(self.url, TransportOptions(retries=0)) as connection:
-            connection.wait_until_ready("tiny_onnx", timeout_s)
-
-
 @pytest.fixture(scope="module")
 def restricted(repository) -> Iterator[Server]:
-    with Restricted(repository, ports=FREE_PORTS, only=["tiny_onnx", "tiny_openvino"]) as running:
+    """It loads, unloads, lists, shares memory and logs only for those with the key."""
+    with Server(repository, ports=FREE_PORTS, only=["tiny_onnx", "tiny_openvino"]) as running:
         yield running
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_a_client_without_the_key_does_without_the_list(restricted, protocol, capsys):
+def test_a_client_without_the_key_does_without_the_list(
+    restricted, protocol, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))  # where this user's clients find the key
     url = address(restricted, protocol)
     with Connection(url, TransportOptions(protocol)) as connection:
         with pytest.raises(
@@ -444,8 +433,9 @@ def test_a_client_without_the_key_does_without_the_list(restricted, protocol, ca
             assert len(classifier.classify(sample_photographs()[0])) == 5
     assert main(["health", "--url", url, "--protocol", protocol]) == 0
     assert "the server is; which models, it tells those with a key" in capsys.readouterr().out
-    key = {"grpc": "triton-grpc-protocol-admin", "http": "admin"}[protocol]
-    with Connection(url, TransportOptions(protocol, headers={key: "secret"})) as connection:
+    key = {"grpc": f"triton-grpc-protocol-{KEY_NAME}", "http": KEY_NAME}[protocol]
+    headers = {key: restricted.launch.key}
+    with Connection(url, TransportOptions(protocol, headers=headers)) as connection:
         assert connection.ready_models() == ["tiny_onnx", "tiny_openvino"]
 
 

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -51,6 +52,13 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         metavar="PATH",
         help="files or folders to mutate, e.g. perf/turns.py (default: all)",
+    )
+    parser.add_argument(
+        "--tests",
+        nargs="+",
+        metavar="PATH",
+        help="run only these tests, which takes less time and notices less (default: all tests of "
+        "the package)",
     )
     parser.add_argument(
         "--sample", type=int, metavar="N", help="random mutants of each package (default: all)"
@@ -94,7 +102,10 @@ def _sampled(options: argparse.Namespace) -> list[tuple[Subject, list[Mutant]]]:
         (entry["file"], entry["before"], entry["after"])
         for entry in tomllib.loads(EQUIVALENT.read_text())["equivalent"]
     }
-    subjects = list(chosen(ROOT, options.only))
+    subjects = [
+        (replace(subject, tests=tuple(options.tests or subject.tests)), files)
+        for subject, files in chosen(ROOT, options.only)
+    ]
     sampled: dict[Subject, list[Mutant]] = defaultdict(list)
     for package in dict.fromkeys(subject.package for subject, _ in subjects):
         sources = [

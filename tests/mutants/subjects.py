@@ -55,7 +55,11 @@ SUBJECTS = (
         ("tests/export", "--ignore=tests/export/tensorrt"),
     ),
     Subject("perf", ("perf/load.py",), ("tests/perf/test_load.py", "tests/perf/test_sweep.py")),
-    Subject("perf", ("perf/turns.py", "perf/comparison.py"), ("tests/perf/test_compare.py",)),
+    Subject(
+        "perf",
+        ("perf/turns.py", "perf/comparison.py"),
+        ("tests/perf/test_compare.py", "tests/perf/test_peers.py"),
+    ),
     Subject("perf", ("perf/tune.py",), ("tests/perf/test_tune.py",)),
     Subject(
         "perf",

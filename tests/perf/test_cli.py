@@ -95,6 +95,13 @@ def test_an_interrupted_measurement_ends_at_once_and_in_one_line(repository):
     )
 
 
+def test_an_http_endpoint_belongs_to_a_server_that_runs(capsys):
+    assert main(["sweep", "--http-url", "127.0.0.1:8000"]) == 2
+    assert capsys.readouterr().err == (
+        "error: --http-url is of a server that already runs: name it with --url\n"
+    )
+
+
 def test_the_public_names():
     for name in perf.__all__:
         assert getattr(perf, name).__doc__

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from seresnext101_triton.export.network import ARCHITECTURES
 from seresnext101_triton.perf import results
-from seresnext101_triton.perf.cli import main
-from seresnext101_triton.perf.comparison import Contestant, _names, compare_saved
+from seresnext101_triton.perf.cli import _parser, main
+from seresnext101_triton.perf.comparison import CompareOptions, Contestant, _names, compare_saved
 from seresnext101_triton.perf.errors import PerfError, ResultsError
+from seresnext101_triton.perf.options import values
 from seresnext101_triton.perf.records import Load
 from seresnext101_triton.perf.turns import Comparison, Ratio, ratio_of, take_turns
 from tests.perf.values import MACHINE, comparison, point
@@ -170,6 +172,12 @@ def test_served_and_raw_side_by_side(repository, server, tmp_path, capsys):
     assert "is certainly below 1e+09 times raw:tiny_onnx" in captured.err
 
 
+def test_the_defaults_of_the_command_are_the_librarys():
+    arguments = _parser().parse_args(["compare", "a", "b"])
+    assert values(CompareOptions, arguments) == CompareOptions()
+    assert CompareOptions().peer_architecture in ARCHITECTURES
+
+
 def saved_run(path, factor: float, cores: int = 2) -> str:
     """A file of results with four loads; the machine and the schema are those of a real one."""
     for concurrency in (1, 2, 4, 8):
@@ -271,6 +279,7 @@ def test_a_saved_point_that_is_damaged_is_named(tmp_path, damage):
         ["compare", "a", "b", "--rounds", "1"],
         ["sweep", "--concurrency", "0"],
         ["sweep", "--protocols", "ftp"],
+        ["sweep", "--rates", "3", "--concurrency", "1"],
     ],
 )
 def test_wrong_usage(usage, capsys):
@@ -281,14 +290,14 @@ def test_wrong_usage(usage, capsys):
 
 
 @pytest.mark.parametrize(
-    ("contestants", "message"),
+    ("contestants", "code", "message"),
     [
-        (["tiny_onnx"], "needs two contestants at least"),
-        (["raw:tiny_onnx", "raw:nothing"], "holds no model nothing"),
-        (["tiny_onnx", "nothing"], "holds no exported model nothing"),
+        (["tiny_onnx"], 2, "needs two contestants at least"),
+        (["raw:tiny_onnx", "raw:nothing"], 1, "holds no model nothing"),
+        (["tiny_onnx", "nothing"], 1, "holds no exported model nothing"),
     ],
 )
-def test_what_cannot_be_compared(repository, capsys, contestants, message):
-    assert main(["compare", *contestants, "--repository", str(repository)]) == 1
+def test_what_cannot_be_compared(repository, capsys, contestants, code, message):
+    assert main(["compare", *contestants, "--repository", str(repository)]) == code
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1

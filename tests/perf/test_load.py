@@ -106,7 +106,7 @@ def sleepers(tmp_path_factory):
             for key, value in parameters.items()
         )
         write_model(folder / "models", name, config, {"model.py": SLEEPER.encode()})
-    with Server(folder / "models", ports=FREE_PORTS) as server:
+    with Server(folder / "models", ports=FREE_PORTS, allow=["shared-memory"]) as server:
         yield Sleepers(server, folder)
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from seresnext101_triton.client import Classifier
+from seresnext101_triton.client.connection import Connection
 from seresnext101_triton.client.images import sample_photographs
 from seresnext101_triton.export.config import from_text, to_text
 from seresnext101_triton.export.pipeline import export
@@ -69,6 +70,11 @@ def test_what_is_chosen_is_written_served_and_undone(own, capsys):
     with serving(own, ["tiny_onnx"], allow=["model-repository"]) as running:
         tuner = Tuner(running, own, Load("tiny_onnx"), None)
         assert tuner.current == Setting(1, 0, 4, 0)
+        tuner._apply(setting)  # what is measured is what the server has, before it is written
+        with Connection(running.url) as connection:
+            served = connection.config("tiny_onnx")
+        assert (served.instance_group[0].count, served.max_batch_size) == (2, 2)
+        assert path.read_bytes() == before
         tuner.write(setting)
     config = from_text(path.read_text())
     assert (config.instance_group[0].count, config.max_batch_size) == (2, 2)
@@ -270,6 +276,8 @@ def test_the_current_setting_is_the_configs(changed):
     bare = changed(lambda config: config.instance_group[0].ClearField("count"))
     assert bare.current.instances == 1
     bare._config.parameters[THREADS].string_value = ""
+    assert bare.current.threads == 0
+    bare._thread_parameter = ""  # of a format without such a parameter
     assert bare.current.threads == 0
 
 
