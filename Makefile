@@ -27,9 +27,11 @@ MUTMUT := mutmut==3.8.1
 BIN := $(VENV)/bin
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
+# The page's own environment: Gradio needs an older Pillow than the rest is tested with.
+WEB := $(VENV)/web
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo export export-gpu tensorrt-ngc serve serve-ngc classify perf-analyzer bench bench-cpu test test-elsewhere test-gpu fuzz mutants lint docs format lock clean
+.PHONY: help install demo export export-gpu tensorrt-ngc serve serve-ngc classify web screenshots perf-analyzer bench bench-cpu test test-elsewhere test-gpu fuzz mutants lint docs format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
@@ -97,6 +99,22 @@ serve-ngc: $(INSTALLED) ## the same with NVIDIA's image, in Docker
 classify: $(INSTALLED) ## classify IMAGES="a.jpg b.jpg" with MODEL=seresnext101_onnx of a running server
 	@$(BIN)/python -m client classify $(or $(IMAGES),$(PHOTOGRAPHS)) --model $(or $(MODEL),$(NAME)_onnx)
 
+# URL=HOST:PORT asks a server that runs already. MODELS="a b" are the models that the page offers.
+web: $(WEB)/.installed ## serve model_repository and a page to try it in a browser
+	@$(if $(URL),TRITON_URL='$(URL)',$(BIN)/python -m server --repository $(REPOSITORY) \
+	  --grpc-port 0 --http-port 0 --metrics-port 0 $(MODELS:%=--model %) --) \
+	  $(WEB)/bin/python -m client web $(MODELS:%=--model %) $(if $(PORT),--port $(PORT))
+
+screenshots: $(WEB)/.installed ## draw the pictures of the page in docs/, with Chromium
+	@$(BIN)/python -m tests.client.page.screenshots docs
+
+$(WEB)/.installed: requirements-web.lock $(INSTALLED)
+	@echo 'installing the page into $(WEB); downloads: 100 MB'
+	@$(BIN)/python -m venv $(WEB)
+	@$(WEB)/bin/pip install --quiet --disable-pip-version-check --no-compile --requirement requirements-web.lock
+	@$(WEB)/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
 perf-analyzer: $(VENV)/perf_analyzer/perf_analyzer ## fetch NVIDIA's perf_analyzer
 
 $(VENV)/perf_analyzer/perf_analyzer: $(INSTALLED)
@@ -117,7 +135,7 @@ bench-cpu: perf-analyzer ## measure all that serves on a CPU, INT8 included, by 
 	  --calibration $(or $(CALIBRATION),perf/results/calibration) --min-agreement $(if $(WEIGHTS),0.95,0)
 	@$(BIN)/python -m perf cpu --repository $(BENCH)
 
-test: $(INSTALLED) $(VENV)/perf_analyzer/perf_analyzer $(VENV)/$(MUTMUT) ## prove it: the tests, with the real tritonserver; COVERAGE=1 says which lines they ran
+test: $(INSTALLED) $(WEB)/.installed $(VENV)/perf_analyzer/perf_analyzer $(VENV)/$(MUTMUT) ## prove it: the tests, with the real tritonserver; COVERAGE=1 says which lines they ran
 	$(BIN)/python -m $(if $(COVERAGE),coverage run -m) pytest $(SHARED_OUT)
 	$(if $(COVERAGE),@$(BIN)/coverage combine --quiet && $(BIN)/coverage report)
 
@@ -157,8 +175,8 @@ format: $(INSTALLED) ## put the code in shape
 lock: ## write both requirements files anew from pyproject.toml
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/pip install --quiet pip-tools
-	for each in cpu:requirements.lock cuda:requirements-gpu.lock; do \
-	  $(VENV)-lock/bin/pip-compile --quiet --upgrade --extra dev --extra $${each%:*} --strip-extras --no-emit-index-url \
+	for each in dev,cpu:requirements.lock dev,cuda:requirements-gpu.lock web:requirements-web.lock; do \
+	  $(VENV)-lock/bin/pip-compile --quiet --upgrade --extra $${each%:*} --strip-extras --no-emit-index-url \
 	    --no-emit-find-links --no-emit-options --output-file $${each#*:} pyproject.toml || exit; done
 	@sed -i 's/\(==[0-9.]*\)+cpu/\1/; /^seresnext101-triton @/,+1d' requirements*.lock # not the project itself, by its path here
 	@grep -o 'tensorrt==[0-9.]*' pyproject.toml >> requirements-gpu.lock # it pins its own parts

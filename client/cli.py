@@ -18,6 +18,7 @@ from seresnext101_triton.client.options import (
     add_throughput,
     count,
     model_version,
+    port,
     positive,
     seconds,
     waiting,
@@ -42,6 +43,8 @@ examples:
   python -m client models
   python -m client describe seresnext101_onnx
   python -m client health
+  python -m client web --model seresnext101_onnx --model seresnext101_openvino
+                                        a page to try the models in a browser
   python -m client top                  what the server does, live; --count 1 --json for programs
 
 names:
@@ -126,6 +129,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     health.set_defaults(run=commands.health)
 
+    web = subparsers.add_parser("web", help="serve a page to try the models in a browser")
+    _add_web(web)
     top = subparsers.add_parser("top", help="show live what a server does, from its metrics")
     _add_top_command(top)
 
@@ -208,6 +213,44 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document, no tables")
     parser.set_defaults(run=commands.evaluate)
+
+
+def _add_web(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a model that the page offers; may be given several times. The first two are chosen "
+        "at the start (default: all models of the server)",
+    )
+    parser.add_argument(
+        "--address",
+        default="127.0.0.1",
+        metavar="HOST",
+        help="the interface to listen on (default: 127.0.0.1). The page has no password",
+    )
+    parser.add_argument(
+        "--port",
+        type=port,
+        default=7860,
+        metavar="N",
+        help="the port of the page; 0 takes a free one (default: 7860)",
+    )
+    parser.add_argument(
+        "--max-upload",
+        type=positive,
+        default=32,
+        metavar="MB",
+        help="the largest picture that is accepted, in MiB (default: 32)",
+    )
+    parser.add_argument(
+        "--max-pixels",
+        type=positive,
+        metavar="N",
+        help="refuse larger images (default: 89478485)",
+    )
+    parser.set_defaults(run=commands.web)
 
 
 def _add_top_command(parser: argparse.ArgumentParser) -> None:

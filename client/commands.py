@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -265,6 +266,27 @@ def health(options: argparse.Namespace) -> int:
             "extensions": ", ".join(extensions),
         }
     _print_facts(facts, options)
+    return 0
+
+
+def web(options: argparse.Namespace) -> int:
+    """Serve a page to try the models in a browser."""
+    from seresnext101_triton.client.classifier import default_url
+    from seresnext101_triton.client.images import ImageOptions
+    from seresnext101_triton.client.page.asking import Target
+    from seresnext101_triton.client.page.service import Place, serve
+
+    most_bytes = options.max_upload << 20
+    pixels = {"max_pixels": options.max_pixels} if options.max_pixels else {}
+    target = Target(
+        options.url or default_url(options.protocol),
+        transport_options_of(options),
+        ImageOptions(max_bytes=most_bytes, **pixels),
+        tuple(dict.fromkeys(options.model)),
+    )
+    place = Place(options.address, options.port, most_bytes)
+    with suppress(KeyboardInterrupt):  # before it answers
+        serve(target, place, lambda url: say(f"the page is at {url}; Ctrl-C ends it"))
     return 0
 
 

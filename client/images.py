@@ -74,7 +74,9 @@ def sample_photographs() -> list[Path]:
     return sorted(PHOTOGRAPHS.glob("*.jpg"))
 
 
-def load_image(source: ImageSource, options: ImageOptions = ImageOptions()) -> Image.Image:
+def load_image(
+    source: ImageSource, options: ImageOptions = ImageOptions(), *, name: str = ""
+) -> Image.Image:
     """Decode one image completely, to RGB.
 
     Transparent images get a white background. Of samples with 16 bits, the higher 8 bits are used.
@@ -84,6 +86,7 @@ def load_image(source: ImageSource, options: ImageOptions = ImageOptions()) -> I
         source: The path of a regular file, an http(s) URL, `-` for standard input, the bytes of an
             image file, a Pillow image, or a uint8 array [height, width, 3] in RGB order.
         options: Limits and options.
+        name: What errors call an image that is given as bytes. If it is empty, they give its size.
 
     Raises:
         ImageError: The file is missing, not a regular file, empty, truncated, not an image, or
@@ -94,7 +97,8 @@ def load_image(source: ImageSource, options: ImageOptions = ImageOptions()) -> I
             return _from_pillow(source, options)
         if isinstance(source, np.ndarray):
             return _from_array(source, options)
-        return _decode(_content(source, options), named(source), options)
+        shown = shortened(name) or named(source)
+        return _decode(_content(source, options), shown, options)
 
 
 def encoded(source: ImageSource, options: ImageOptions = ImageOptions()) -> bytes:

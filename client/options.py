@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # The flags of the library's parameters, by the names that the library's errors use.
 FLAGS = {
+    "address": "--address",
     "batch": "--batch",
     "headers": "--header",
     "draft": "--draft",
@@ -26,6 +27,7 @@ FLAGS = {
     "in_flight": "--in-flight",
     "max_pixels": "--max-pixels",
     "model": "--model",
+    "port": "--port",
     "orient": "--no-orientation",
     "server_side": "--server-side",
     "tls.ca": "--tls-ca",
@@ -202,6 +204,14 @@ def model_version(text: str) -> str:
     Triton's versions are whole numbers of at least 1.
     """
     return text and str(positive(text))
+
+
+def port(text: str) -> int:
+    """A port from 0 to 65535, for argparse."""
+    value = count(text)
+    if value > 65535:
+        raise argparse.ArgumentTypeError(f"must be at most 65535, not {value}")
+    return value
 
 
 def seconds(text: str) -> float:

@@ -20,6 +20,7 @@ COMMANDS = {
     "describe": ("client", "print how a model is to be used"),
     "health": ("client", "tell whether a server is live and ready"),
     "top": ("client", "show live what a server does"),
+    "web": ("client", "serve a page to try the models in a browser"),
     "perf": ("perf", "measure, compare and tune what serving costs"),
 }
 

@@ -71,7 +71,15 @@ for name in names:
     before = after
 json.dump([changed, missing], sys.stdout)
 """
-NOT_HERE = {"tensorrt", "triton_python_backend_utils", "litserve", "fastapi", "uvicorn", "cuda"}
+NOT_HERE = {
+    "gradio",
+    "tensorrt",
+    "triton_python_backend_utils",
+    "litserve",
+    "fastapi",
+    "uvicorn",
+    "cuda",
+}
 
 
 def other_imports(package: str) -> list[str]:

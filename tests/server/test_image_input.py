@@ -28,6 +28,7 @@ from seresnext101_triton.client.errors import (
     UsageError,
 )
 from seresnext101_triton.client.images import ImageSource, load_image, sample_photographs
+from seresnext101_triton.client.page.asking import Target, classify_files, usable_models
 from seresnext101_triton.client.server_decoding import ServerSide
 from seresnext101_triton.client.server_side import PREPROCESS_PREFIX
 from seresnext101_triton.export.pipeline import export
@@ -188,6 +189,17 @@ def test_one_file_as_uint8(url):
             with pytest.raises(ImageError) as found:
                 there.classify(content)
             assert str(found.value) == str(expected.value)
+
+
+def test_the_page_sends_such_a_model_the_file(files_server):
+    """The server tells no times of an ensemble, so that the page shows the request as a whole."""
+    names = ["tiny_onnx", "tiny_onnx_image", "tiny_onnx_uint8_image"]
+    assert set(names) < set(usable_models(Target(files_server.url)))
+    (picture,) = classify_files([Path(CAT)], names, Target(files_server.url))
+    prepared, *files = picture.replies
+    assert prepared.compute_s and not any(reply.error for reply in files)
+    assert files[0].predictions == prepared.predictions
+    assert [reply.compute_s for reply in files] == [None, None]
 
 
 def test_auto_takes_either_and_the_answers_are_the_same(files_server):
