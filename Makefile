@@ -59,11 +59,11 @@ $(INSTALLED): $(LOCK)
 	if [ $(DEVICE) != cpu ]; then \
 	  echo 'downloads: several GB, of which PyTorch with CUDA is about 3 GB'; \
 	elif [ -z "$$reason" ]; then \
-	  echo 'downloads: PyTorch for CPUs, 190 MB, from $(TORCH_INDEX); all other packages, 490 MB'; \
+	  echo 'downloads: PyTorch for CPUs, 190 MB, from $(TORCH_INDEX); all other packages, 530 MB'; \
 	  $(PIP) --index-url '$(TORCH_INDEX)' --no-deps $$(grep -E '^torch(vision)?==' $(LOCK)); \
 	else \
 	  echo "PyTorch comes from pip's own index, because $$reason"; \
-	  echo 'downloads: PyTorch, about 3 GB unless that index has its build for CPUs (190 MB); all other packages, 490 MB'; \
+	  echo 'downloads: PyTorch, about 3 GB unless that index has its build for CPUs (190 MB); all other packages, 530 MB'; \
 	fi
 	@$(PIP) --requirement $(LOCK)
 	@$(PIP) --no-deps --editable .

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from seresnext101_triton.client.classifier import Classifier
-from seresnext101_triton.client.errors import ClientError, ImageError, ServerUnreachable
+from seresnext101_triton.client.errors import (
+    ClientError,
+    ImageError,
+    ModelUnavailable,
+    ServerUnreachable,
+)
 from seresnext101_triton.client.pipeline import Answer
 from seresnext101_triton.client.records import Record, Records, records_at
+
+_PAUSE_S = 0.5  # before a server that is back is asked again
 
 
 @dataclass
@@ -37,7 +45,8 @@ class BulkOptions:
     """The options of a bulk run.
 
     Attributes:
-        patience_s: How long to wait for the server each time that it ends, in seconds.
+        patience_s: How long to wait for the server, or for the model, each time that it is away,
+            in seconds.
         top: How many predictions to record for each image.
         batch: The same as for `Classifier.stream`.
         in_flight: The same as for `Classifier.stream`.
@@ -93,7 +102,7 @@ def classify_into(
     Raises:
         OutputError: The file cannot be written, holds other data, or another run writes to it.
         ServerUnreachable: The server did not answer again in time. The file has all answers so far.
-        ModelUnavailable: The model is not served any more. The file has all answers so far.
+        ModelUnavailable: The model was not served again in time. The file has all answers so far.
     """
     with records_at(output) as records:
         run = _Run(records, classifier, events)
@@ -102,12 +111,13 @@ def classify_into(
             try:
                 run.classify(images(), options)
                 return run.tally
-            except ServerUnreachable as error:
-                if not options.patience_s:
+            except (ServerUnreachable, ModelUnavailable) as error:
+                if run.waits_in_vain(options.patience_s):
                     raise
-                events.note(f"{error} Waiting {options.patience_s:.0f} s for it.")
+                events.note(f"{error}. Waiting {options.patience_s:.0f} s for it.")
                 classifier.wait_until_ready(options.patience_s)
                 events.note("It is back.")
+                time.sleep(_PAUSE_S)
 
 
 class _Run:
@@ -120,6 +130,18 @@ class _Run:
         self._done = records.images(model.name)
         self._refused: set[str] = set()
         self.tally = Tally(before=len(self._done))
+        self._answered_before = 0
+        self._silent_since: float | None = None
+
+    def waits_in_vain(self, patience_s: float) -> bool:
+        """Whether there was no answer for longer than the patience, however often it waited.
+
+        A server whose model has lost its process says that it is ready, and does not answer.
+        """
+        now = time.monotonic()
+        if self.tally.answered != self._answered_before or self._silent_since is None:
+            self._answered_before, self._silent_since = self.tally.answered, now
+        return not patience_s or now - self._silent_since > patience_s
 
     def classify(self, images: Iterable[str], options: BulkOptions) -> None:
         """Classify the images that have neither a record nor a refusal."""

@@ -129,10 +129,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     health.set_defaults(run=commands.health)
 
-    web = subparsers.add_parser("web", help="serve a page to try the models in a browser")
-    _add_web(web)
     top = subparsers.add_parser("top", help="show live what a server does, from its metrics")
     _add_top_command(top)
+    web = subparsers.add_parser("web", help="serve a page to try the models in a browser")
+    _add_web(web)
 
     for command in (models, describe, health):
         command.add_argument("--json", action="store_true", help="print one JSON document")

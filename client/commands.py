@@ -211,6 +211,9 @@ def models(options: argparse.Namespace) -> int:
 
     with connection_of(options) as connection:
         states = connection.models()
+    ready = {state.name for state in states if state.state == "READY"}
+    # A version that was unloaded for another one is as if it had never been loaded.
+    states = [state for state in states if not (state.was_unloaded and state.name in ready)]
     if options.json:
         tables.print_json([vars(state) for state in states])
     else:
@@ -265,6 +268,9 @@ def health(options: argparse.Namespace) -> int:
             "ready": ready,
             "extensions": ", ".join(extensions),
         }
+        launches = connection.launches()
+    if launches:
+        facts["restarts"] = "; ".join(launch.restarts for launch in launches)
     _print_facts(facts, options)
     return 0
 

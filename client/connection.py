@@ -20,6 +20,7 @@ from seresnext101_triton.client.errors import (
     UsageError,
 )
 from seresnext101_triton.client.failover import About, Servers
+from seresnext101_triton.client.launches import Launch
 from seresnext101_triton.client.ranking import ranked_apart
 from seresnext101_triton.client.served import (
     ModelState,
@@ -150,6 +151,10 @@ class AsyncConnection:
         ]
         why = "; ".join(map(str.strip, reasons)) or f"it has no model {model!r}"
         return ModelUnavailable(f"{self.url} is not ready: {why}")
+
+    def launches(self) -> list[Launch]:
+        """What this user's launchers (`python -m server`) tell of those servers that they run."""
+        return self._servers.launches()
 
     async def server(self) -> tuple[str, list[str]]:
         """The server's version and its extensions."""
@@ -315,6 +320,10 @@ class Connection:
     def wait_until_ready(self, model: str = "", timeout_s: float = 60.0) -> None:
         """See `AsyncConnection.wait_until_ready`."""
         _finished(self._connection.wait_until_ready(model, timeout_s))
+
+    def launches(self) -> list[Launch]:
+        """See `AsyncConnection.launches`."""
+        return self._connection.launches()
 
     def server(self) -> tuple[str, list[str]]:
         """See `AsyncConnection.server`."""

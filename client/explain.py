@@ -18,6 +18,8 @@ from seresnext101_triton.client.protocols import Meaning, all_protocols
 # server. Only the text tells them apart.
 _OVERLOAD_WORDS = ("Exceeds maximum queue size", "Request timeout expired")
 _RESTRICTION_WORDS = ("This protocol is restricted", "This API is restricted")
+# What Triton's Python backend says of an instance whose process has died.
+_DEAD_STUB = re.compile(r"Stub process '.*' is not healthy")
 # gRPC's text before the cause, for example
 # "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:8001: ".
 _GRPC_PREAMBLE = re.compile(
@@ -38,6 +40,11 @@ def refusal(address: Address, status: str, message: str) -> ClientError:
     if any(words in message for words in _RESTRICTION_WORDS):
         return AccessDenied(
             f"{refused}: {message}. This part of the server takes a key: send it in `headers`"
+        )
+    if _DEAD_STUB.search(message):
+        return ServerUnreachable(
+            f"{address} has lost a process of the model ({message}). `python -m server` starts it "
+            "again within seconds; another server must be restarted"
         )
     meaning = address.spoken.meaning_of(status, message)
     if any(words in message for words in _OVERLOAD_WORDS):

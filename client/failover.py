@@ -23,7 +23,7 @@ from seresnext101_triton.client.errors import (
     ServerUnreachable,
 )
 from seresnext101_triton.client.explain import refusal, unreachable
-from seresnext101_triton.client.launches import key_headers
+from seresnext101_triton.client.launches import Launch, key_headers, launch_at
 from seresnext101_triton.client.probe import hint
 from seresnext101_triton.client.protocols import Meaning
 from seresnext101_triton.client.transport import (
@@ -88,6 +88,11 @@ class Servers:
             for address in addresses
         ]
         self._current = 0  # the server that is asked first
+        self._served: set[str] = set()  # the models that have answered
+
+    def launches(self) -> list[Launch]:
+        """What this user's launchers tell of those servers that they run."""
+        return [launch for address, _ in self._servers if (launch := launch_at(address))]
 
     async def close(self) -> None:
         """End the connections."""
@@ -105,7 +110,9 @@ class Servers:
         """Ask until a server answers or refuses, or until the retries are used up.
 
         A request that no server answered is sent again, to the next server and after a growing,
-        random pause. A request that a server refused, or took and did not answer in time, is not.
+        random pause. So is one for a model that has answered before and is not served now, because
+        a server that loads a model again has it back soon. A request that a server refused for
+        another reason, or took and did not answer in time, is not.
 
         Raises:
             ClientError: A server refused the request, or none answered.
@@ -113,10 +120,11 @@ class Servers:
         for attempt in range(self.options.retries + 1):
             try:
                 return await self.ask_once(question, about)
-            except ServerUnreachable as error:
-                is_final = isinstance(error, DeadlineExceeded | NotTriton)
-                if is_final or attempt == self.options.retries:
-                    raise await self.with_hint(error) from None
+            except (ServerUnreachable, ModelUnavailable) as error:
+                if attempt == self.options.retries or not self._may_come_back(error, about):
+                    if isinstance(error, ServerUnreachable):
+                        raise await self.with_hint(error) from None
+                    raise
                 await self.sleep(_pause_s(attempt))
         raise AssertionError
 
@@ -138,14 +146,23 @@ class Servers:
             else:
                 self._current = index
                 transport.understood = True
+                self._served.add(about.model)
                 return answer
             if isinstance(error, DeadlineExceeded):
                 # Its time is used up. The next request begins with another server.
                 self._current = (index + 1) % len(self._servers)
                 break
-            if not isinstance(error, ServerUnreachable):
+            if not self._may_come_back(error, about) and not isinstance(error, NotTriton):
                 break
         raise error from None
+
+    def _may_come_back(self, error: ClientError, about: About) -> bool:
+        """Whether the same request may be answered a little later."""
+        if isinstance(error, ModelUnavailable):
+            return about.model in self._served
+        return isinstance(error, ServerUnreachable) and not isinstance(
+            error, DeadlineExceeded | NotTriton
+        )
 
     async def with_hint(self, error: ServerUnreachable) -> ServerUnreachable:
         """The error with the right scheme, if an address never answered in its own protocol."""

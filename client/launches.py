@@ -92,6 +92,13 @@ class Launch:
         """The repository that the server sees."""
         return Path(self.workspace, "models")
 
+    @property
+    def restarts(self) -> str:
+        """What was started again since the launch, in words."""
+        parts = [f"server {self.server_restarts}"] if self.server_restarts else []
+        parts += [f"{model} {count}" for model, count in sorted(self.model_restarts.items())]
+        return ", ".join(parts) or "none"
+
     def to_json(self) -> str:
         """The content of the file."""
         return json.dumps({name: value for name, value in asdict(self).items() if name != "file"})

@@ -43,6 +43,11 @@ class ModelState:
     state: str
     reason: str
 
+    @property
+    def was_unloaded(self) -> bool:
+        """Whether the server has unloaded it as it was told, for example for another version."""
+        return (self.state, self.reason) == ("UNAVAILABLE", "unloaded")
+
 
 @dataclass(frozen=True)
 class ServedModel:

@@ -101,6 +101,8 @@ class _Grpc(Transport):
         super().__init__(address, options)
         tls = options.tls or Tls()
         self._headers = {name.lower(): value for name, value in options.headers.items()}
+        # Where HTTP has the header `Host`, HTTP/2 has ":authority", which is no header for gRPC.
+        authority = self._headers.pop("host", None)
         self._client = _client_module(blocking).InferenceServerClient(
             address.netloc,
             ssl=address.tls,
@@ -119,6 +121,7 @@ class _Grpc(Transport):
                 ("grpc.keepalive_timeout_ms", 10_000),
                 # gRPC would ask a proxy of the environment for this machine as well.
                 *([("grpc.enable_http_proxy", 0)] if address.is_loopback else []),
+                *([("grpc.default_authority", authority)] if authority else []),
             ],
         )
 

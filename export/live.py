@@ -27,8 +27,9 @@ def versions_in_use(root: Path, model: str) -> dict[int, str]:
     found: dict[int, str] = {}
     for launch in running(root):
         for state in Control(launch).index():
-            version = int(state.version) if state.name == model and state.version else 0
-            if state.state in _IN_USE and version and found.get(version) != READY:
+            version = int(state.version) if state.version else 0
+            named = state.name in (model, f"{model}@{version}")
+            if named and state.state in _IN_USE and found.get(version) != READY:
                 found[version] = state.state
     return found
 

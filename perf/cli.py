@@ -20,6 +20,7 @@ examples:
   python -m perf sweep --model seresnext101_onnx --concurrency 1,2,4,8
   python -m perf compare seresnext101_torchscript seresnext101_onnx raw:seresnext101_onnx
   python -m perf compare seresnext101_onnx seresnext101_onnx@candidate:8001 --fail-under 0.97
+  python -m perf compare seresnext101_onnx@1 seresnext101_onnx@2
   python -m perf compare last-week.jsonl perf/results/results.jsonl
   python -m perf compare client:seresnext101_onnx peer:fastapi peer:litserve peer:pytriton
   python -m perf tune seresnext101_onnx --p99-ms 1000   and --undo

@@ -62,11 +62,16 @@ class Contestant:
 
     @classmethod
     def parse(cls, text: str) -> Contestant:
-        """Read MODEL, raw:MODEL, client:MODEL, peer:NAME or MODEL@HOST:PORT."""
+        """Read MODEL, raw:MODEL, client:MODEL, peer:NAME or MODEL@HOST:PORT.
+
+        MODEL may be one version of a model, MODEL@N.
+        """
         kind, colon, rest = text.partition(":")
         if not (colon and kind in _TURNS):
             kind, rest = "", text
-        name, _, url = rest.partition("@") if kind in _SERVED_KINDS else (rest, "", "")
+        name, at, url = rest.rpartition("@")
+        if not at or url.isdigit() or kind not in _SERVED_KINDS:
+            name, url = rest, ""
         return cls(kind, name, url)
 
     @property
@@ -87,7 +92,8 @@ def compare(
             repository, `raw:MODEL` (its artifact in its runtime, without a server; call
             `seresnext101_triton.perf.raw.use_server_allocator` before), `client:MODEL` (photographs
             through this project's client), `peer:fastapi`, `peer:litserve`, `peer:pytriton`
-            (photographs to the eager network in another server) or `MODEL@HOST:PORT`.
+            (photographs to the eager network in another server) or `MODEL@HOST:PORT`. `MODEL@N` is
+            version N of a model; two versions are served side by side.
         options: The options; None means the default of each.
         progress: It is advanced after each of `len(contestants) * options.rounds` turns.
 

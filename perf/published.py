@@ -13,12 +13,13 @@ from seresnext101_triton.export.formats import FORMATS
 from seresnext101_triton.export.manifest import Manifest
 from seresnext101_triton.export.repository import Repository
 from seresnext101_triton.perf.errors import PerfError
+from seresnext101_triton.server.models import model_and_version, versions_to_serve
 from seresnext101_triton.server.versions import CONFIG_FILENAME
 
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """The newest version of a model that this toolkit published.
+    """A version of a model that this toolkit published.
 
     Attributes:
         folder: The folder of the version.
@@ -32,16 +33,18 @@ class PublishedModel:
 
     @classmethod
     def find(cls, repository: Path, model: str) -> PublishedModel:
-        """Read the newest version of a model.
+        """Read the version of a model that is served, or version N of MODEL@N.
 
         Raises:
-            PerfError: The repository has no such model, or this toolkit did not publish it.
+            PerfError: The repository has no such model or version, or this toolkit did not publish
+                it.
         """
-        folder = Repository(repository).latest(model)
+        folder = _folder(Repository(repository), model)
         facts = manifest.read(folder) if folder else None
         if folder is None or facts is None:
             raise PerfError(f"{repository} holds no model {model} that this toolkit published")
-        text = (folder.parent / CONFIG_FILENAME).read_text(encoding="utf-8")
+        kept = folder / CONFIG_FILENAME
+        text = (kept if kept.is_file() else folder.parent / kept.name).read_text(encoding="utf-8")
         return cls(folder, facts, config.from_text(text))
 
     @property
@@ -63,3 +66,12 @@ class PublishedModel:
     def instances(self) -> int:
         """The number of instances in the config."""
         return int(self.config.instance_group[0].count or 1)
+
+
+def _folder(repository: Repository, model: str) -> Path | None:
+    """The folder of a version; None if there is none."""
+    name, version = model_and_version(model)
+    if version is None:
+        served = versions_to_serve(repository.root / name)
+        return repository.root / name / str(served[-1]) if served else repository.latest(name)
+    return repository.root / name / str(version)

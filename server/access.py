@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from seresnext101_triton.client.errors import UsageError
 from seresnext101_triton.client.launches import KEY_NAME
 from seresnext101_triton.client.transport import Tls
 
@@ -29,9 +30,16 @@ def tls_arguments(tls: Tls | None) -> Iterator[str]:
     """Arguments of tritonserver for TLS on its gRPC endpoint.
 
     With authorities, a client must show a certificate that one of them has signed.
+
+    Raises:
+        UsageError: There is no certificate.
     """
     if tls is None:
         return
+    if tls.certificate is None:
+        raise UsageError(
+            "a server with TLS needs its own certificate and key: `tls.certificate` and `tls.key`"
+        )
     yield "--grpc-use-ssl=true"
     yield f"--grpc-server-cert={tls.certificate}"
     yield f"--grpc-server-key={tls.key}"

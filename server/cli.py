@@ -6,25 +6,26 @@ import argparse
 import os
 import shlex
 import shutil
-import signal
-import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seresnext101_triton import add_version, as_typed
 from seresnext101_triton.client.errors import ToolkitError, UsageError
-from seresnext101_triton.client.output import flags_of, report
+from seresnext101_triton.client.output import flags_of, report, say, with_flags
 from seresnext101_triton.client.parser import Parser
 from seresnext101_triton.server import TRITON_RELEASE
-from seresnext101_triton.server.errors import InstallationError, ServerError
+from seresnext101_triton.server.errors import InstallationError
 
 if TYPE_CHECKING:
-    from seresnext101_triton.server.launcher import Server
+    from seresnext101_triton.client.transport import Tls
+    from seresnext101_triton.server.tracing import Tracing
 
 # Those of seresnext101_triton.server.access, which is not imported here, so that `--help` is fast.
 _PROTOCOLS = ("model-repository", "shared-memory", "logging", "trace")
+
+_TLS_FLAGS = {"tls.ca": "--tls-ca", "tls.certificate": "--tls-cert", "tls.key": "--tls-key"}
 
 _EPILOG = """\
 examples:
@@ -33,16 +34,20 @@ examples:
                                                         the same on free ports, which it prints
   python -m server -- python -m client classify cat.jpg
                                                         serve, run one command against it, stop
+  python -m server --follow                             load what is exported meanwhile
+  python -m server --model seresnext101_onnx@1          serve one version, under this name
   python -m server --ngc                                serve with NVIDIA's image, in Docker
 
+A model whose process dies is loaded again, and a server that dies is started again.
 The command after -- finds the gRPC endpoint in $TRITON_URL, which `python -m client` reads.
 
 exit codes:
-  0   stopped by Ctrl-C or SIGTERM; with a command, that command's own code
-  1   a model could not be loaded, or a port is in use
+  0   stopped by Ctrl-C, SIGTERM, SIGHUP or SIGQUIT; with a command, that command's own code
+  1   a model could not be loaded, a port is in use, or the server died too often
   2   wrong usage
   65  a file of a model is not the one that was published
   69  no tritonserver, or a part of it is missing
+  73  no room for the server's files: the temporary folder, or shared memory
 """
 
 
@@ -54,7 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _refuse_without_effect(options)
         return _serve_in_docker(options) if options.ngc else _serve(options)
     except ToolkitError as error:
-        return report(error, flags_of(parser))
+        flags = flags_of(parser) | _TLS_FLAGS
+        if options.log_format == "text":
+            return report(error, flags)
+        _writer(options)[1](f"error: {as_typed(with_flags(error, flags))}")
+        return error.exit_code
 
 
 def _refuse_without_effect(options: argparse.Namespace) -> None:
@@ -67,7 +76,9 @@ def _refuse_without_effect(options: argparse.Namespace) -> None:
         raise UsageError("`release` is of NVIDIA's image: name it together with `ngc`")
     if options.image and not options.ngc:
         raise UsageError("`image` is run in Docker: name it together with `ngc`")
-    for name in ("allow", "verbose", "command"):
+    if options.trace_rate is not None and not options.trace_url:
+        raise UsageError("`trace_rate` is of traces: name their collector with `trace_url=URL`")
+    for name in ("verbose", "command", "follow", "trace_url"):
         if options.ngc and getattr(options, name):
             what = "a command" if name == "command" else f"`{name}`"
             raise UsageError(f"{what} and `ngc` do not go together: NVIDIA's image is only started")
@@ -106,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME",
-        help="serve only this model; may be given several times",
+        help="serve only this model, or NAME@N, its version N; may be given several times",
     )
     parser.add_argument(
         "--grpc-port",
@@ -148,6 +159,41 @@ def _parser() -> argparse.ArgumentParser:
         "can read, where your own `python -m client` finds it",
     )
     parser.add_argument(
+        "--tls-cert", type=Path, metavar="PEM", help="use TLS for gRPC, with this certificate"
+    )
+    parser.add_argument("--tls-key", type=Path, metavar="PEM", help="the key of this certificate")
+    parser.add_argument(
+        "--tls-ca",
+        type=Path,
+        metavar="PEM",
+        help="take only clients with a certificate of these authorities (mutual TLS)",
+    )
+    parser.add_argument(
+        "--follow",
+        action="store_true",
+        help="load what is published, promoted or rolled back meanwhile. The version of before "
+        "answers until the new one is ready, and stays if the new one cannot be served",
+    )
+    parser.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        help="text (default), or one JSON object in each line",
+    )
+    parser.add_argument(
+        "--trace-url",
+        default="",
+        metavar="URL",
+        help="send OpenTelemetry traces to this collector, for example "
+        "http://localhost:4318/v1/traces",
+    )
+    parser.add_argument(
+        "--trace-rate",
+        type=int,
+        metavar="N",
+        help="trace one of N requests (default: 1000); 0 means only those whose caller traces",
+    )
+    parser.add_argument(
         "--verbose", action="store_true", help="print the server's whole log, not only its errors"
     )
     parser.add_argument(
@@ -187,78 +233,76 @@ def _parser() -> argparse.ArgumentParser:
 def _serve(options: argparse.Namespace) -> int:
     from seresnext101_triton.server.launcher import Server
     from seresnext101_triton.server.ports import Ports
+    from seresnext101_triton.server.session import Session
+    from seresnext101_triton.server.signals import end_signals
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    ports = Ports(options.grpc_port, options.http_port, options.metrics_port)
+    tell, note = _writer(options)
     server = Server(
         options.repository,
-        ports=ports,
+        ports=Ports(options.grpc_port, options.http_port, options.metrics_port),
         address=options.address,
         verbose=options.verbose,
         only=options.only,
         allow=options.allow,
+        tls=_tls(options),
         response_cache_mib=options.response_cache,
+        follow=options.follow,
+        trace=_tracing(options),
+        note=note,
     )
-    try:
-        _say(f"loading {options.repository} ...")
-        with server:
-            _announce(server)
-            if options.command:
-                return _run(options.command, server)
-            code = server.wait()
-            raise ServerError(f"tritonserver ended with code {code}:\n{server.log_tail()}")
-    except KeyboardInterrupt:
-        _say("stopped")
-        return 0
-
-
-def _announce(server: Server) -> None:
-    for model in server.models:
-        _say(f"  {model.name} version {model.version}: ready")
-    host = server.launch.http_host
-    _say(
-        f"gRPC {server.url} · HTTP {host}:{server.ports.http} · "
-        f"metrics http://{host}:{server.ports.metrics}/metrics"
-    )
-
-
-def _run(command: Sequence[str], server: Server) -> int:
-    from seresnext101_triton.client.classifier import URL_VARIABLE
-    from seresnext101_triton.client.launches import LAUNCH_VARIABLE
-
-    # The command `seresnext101` is found without an activated environment too.
-    path = f"{os.environ.get('PATH', os.defpath)}:{Path(sys.executable).parent}"
-    environment = os.environ | {
-        URL_VARIABLE: server.url,
-        LAUNCH_VARIABLE: str(server.launch.file),
-        "PATH": path,
-    }
-    try:
-        return subprocess.run(command, env=environment).returncode
-    except OSError as error:
-        raise ServerError(f"cannot run {command[0]}: {error.strerror}") from None
+    with end_signals() as signals:
+        tell(f"loading {options.repository} ...")
+        return Session(server, signals, tell).run(options.command)
 
 
 def _serve_in_docker(options: argparse.Namespace) -> int:
-    from seresnext101_triton.server.ngc import docker_command
+    from seresnext101_triton.server.ngc import Container
     from seresnext101_triton.server.ports import Ports
+    from seresnext101_triton.server.signals import end_signals
 
-    ports = Ports(options.grpc_port, options.http_port, options.metrics_port)
-    command = docker_command(
+    container = Container(
         options.repository,
-        ports,
+        Ports(options.grpc_port, options.http_port, options.metrics_port),
         options.address,
         options.release or TRITON_RELEASE,
         options.only,
         options.image,
         options.response_cache,
+        options.allow,
+        _tls(options),
     )
-    _say(shlex.join(command))
+    _say(shlex.join(container.command()))
     if not shutil.which("docker"):
         raise InstallationError(
             "docker is not installed: run the line above on a machine that has it"
         )
-    return subprocess.run(command).returncode
+    with end_signals() as signals:
+        return container.run(signals)
+
+
+def _tracing(options: argparse.Namespace) -> Tracing | None:
+    from seresnext101_triton.server.tracing import DEFAULT_RATE, Tracing
+
+    if not options.trace_url:
+        return None
+    rate = DEFAULT_RATE if options.trace_rate is None else options.trace_rate
+    return Tracing(options.trace_url, rate)
+
+
+def _writer(options: argparse.Namespace) -> tuple[Callable[[str], None], Callable[[str], None]]:
+    """What writes a line to standard output, and one to standard error, as `--log-format` says."""
+    if options.log_format == "text":
+        return _say, say
+    from seresnext101_triton.server.logs import as_json
+
+    return lambda line: _say(as_json(line)), lambda line: say(as_json(line))
+
+
+def _tls(options: argparse.Namespace) -> Tls | None:
+    from seresnext101_triton.client.transport import Tls
+
+    files = (options.tls_ca, options.tls_cert, options.tls_key)
+    return Tls(*files) if any(files) else None
 
 
 def _say(line: str) -> None:

@@ -6,7 +6,6 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -19,28 +18,37 @@ from seresnext101_triton.client.served import ModelState
 from seresnext101_triton.client.transport import Tls
 from seresnext101_triton.server import installation
 from seresnext101_triton.server.access import key_arguments, restricted_without, tls_arguments
+from seresnext101_triton.server.arguments import cache_arguments, endpoint_arguments
 from seresnext101_triton.server.backends import REPOSITORY_VARIABLE
 from seresnext101_triton.server.control import LOAD_TIMEOUT_S, Control
 from seresnext101_triton.server.ensembles import without_bytes
 from seresnext101_triton.server.errors import LoadError, ServerError
-from seresnext101_triton.server.models import check_artifacts, served_models
+from seresnext101_triton.server.models import (
+    check_artifacts,
+    chosen_models,
+    intact_models,
+    model_and_version,
+)
 from seresnext101_triton.server.ports import (
     LOCALHOST,
     Ports,
     bare_address,
-    family,
     listens,
     occupied,
 )
-from seresnext101_triton.server.process import EXIT_TIMEOUT_S, TritonProcess
+from seresnext101_triton.server.process import EXIT_TIMEOUT_S, TritonProcess, ending
 from seresnext101_triton.server.registry import Registration, sweep
+from seresnext101_triton.server.tracing import Tracing
+from seresnext101_triton.server.view import View
 from seresnext101_triton.server.workspace import Workspace, unusable
 
 _POLL_S = 0.1
 _DRAIN_S = 10.0
+# A server without models has nothing to do, but it waits for connections that clients keep open.
+_IDLE_EXIT_S = 3.0
 _PARSE_ERROR = "[libprotobuf ERROR"
 _LOST_PORT = re.compile(r"Socket '.*:(\d+)' already in use")
-_TRIES = 3  # to find free ports that nobody takes before the server does
+_TRIES = 3  # to start: a free port may be taken meanwhile, and the server may crash
 
 
 class Server:
@@ -58,7 +66,11 @@ class Server:
         address: The interface to listen on. The default is this machine only, because the embedded
             server's core lacks later security fixes.
         verbose: Whether to print the server's whole log to standard error, not only its errors.
-        only: Names of the models to serve. If it is empty, all models are served.
+        only: Names of the models to serve. If it is empty, all models are served. `MODEL@N` is
+            version N of a model, with its own config, under this name.
+        follow: Whether a `Follower` will load other versions meanwhile. The server then calls
+            itself ready also while it loads one. Otherwise it would not, although the version of
+            before answers.
         allow: Protocols of `seresnext101_triton.server.access.RESTRICTED` that are open to callers
             without the key.
         tls: The certificate and the key of the gRPC endpoint, and the authorities of the clients
@@ -66,6 +78,7 @@ class Server:
             machine only.
         response_cache_mib: Size of the response cache, in MiB; 0 means that there is none. Models
             use it if they were exported with `response_cache`.
+        trace: Which requests are traced, and where the traces go. None traces nothing.
         note: A function that is called with each line that a user should see.
 
     Attributes:
@@ -83,9 +96,11 @@ class Server:
         address: str = LOCALHOST,
         verbose: bool = False,
         only: Sequence[str] = (),
+        follow: bool = False,
         allow: Sequence[str] = (),
         tls: Tls | None = None,
         response_cache_mib: int = 0,
+        trace: Tracing | None = None,
         note: Callable[[str], None] = say,
     ) -> None:
         self.repository = repository
@@ -93,10 +108,13 @@ class Server:
         self.ports = self._asked = ports or Ports()
         self.models: list[ModelState] = []
         self.process: TritonProcess | None = None
-        self._only, self._tls, self._verbose, self._note = only, tls, verbose, note
+        self.only, self.follow = only, follow
+        self._tls, self._verbose, self._note = tls, verbose, note
         self._restricted = restricted_without(allow)
         self._cache = cache_arguments(response_cache_mib)
+        self._trace = trace.arguments() if trace else []
         self._tries = _TRIES
+        self._exit_timeout_s = EXIT_TIMEOUT_S + 5.0
         self._key = secrets.token_hex(16)
         self._registration: Registration | None = None
         self._workspace: Workspace | None = None
@@ -116,6 +134,18 @@ class Server:
     def control(self) -> Control:
         """Loads and unloads models. It is known after `start`."""
         return Control(self.launch)
+
+    @property
+    def view(self) -> View:
+        """What changes the models that the server sees. It is known after `start`."""
+        assert self._workspace is not None
+        return self._workspace.view
+
+    def plain(self, reason: str) -> str:
+        """A reason of Triton in one line, without the place in a backend's code."""
+        # What follows " At: /" is that place.
+        text = " ".join(reason.replace("\\n", " ").split()).partition(" At: /")[0]
+        return text.replace(str(self.launch.models_folder), str(self.repository))
 
     def __enter__(self) -> Server:
         try:
@@ -138,8 +168,10 @@ class Server:
                 no room for the files of a server.
         """
         sweep()
-        models = served_models(self.repository, self._only, self._note)
+        models = chosen_models(self.repository, self.only, self._note)
         self.ports = self._asked.resolve(self.address)
+        if self.follow:
+            models = intact_models(models, self._note)
         check_artifacts(models, self._note)
         self._registration = Registration()
         self._workspace = Workspace(self._registration.name)
@@ -148,8 +180,10 @@ class Server:
         except (OSError, shutil.Error) as error:
             raise unusable(self._workspace.folder.parent, error) from None
         if not self._triton.passes_bytes:
-            models = without_bytes(models, self._only, self._note)
-        self._workspace.link(models)
+            named = [model_and_version(name)[0] for name in self.only]
+            kept = without_bytes([model.folder for model in models], named, self._note)
+            models = [model for model in models if model.folder in kept]
+        self._workspace.show(models)
         self.launch = Launch(
             pid=os.getpid(),
             repository=str(self.repository.resolve()),
@@ -192,11 +226,13 @@ class Server:
         """
         deadline = time.monotonic() + timeout_s
         while not self.is_up():
-            if time.monotonic() > deadline:
-                raise ServerError(
-                    f"tritonserver was not ready within {timeout_s:.0f} s:\n{self.log_tail()}"
-                )
+            self.check_deadline(deadline)
             time.sleep(_POLL_S)
+
+    def check_deadline(self, deadline: float) -> None:
+        """Raise `ServerError` if the monotonic clock is beyond a time, in seconds."""
+        if time.monotonic() > deadline:
+            raise ServerError(f"tritonserver was not ready in time:\n{self.log_tail()}")
 
     def is_up(self) -> bool:
         """Whether the server has been started completely, asked once.
@@ -220,6 +256,7 @@ class Server:
         self.models = self.control.index()
         self._check_models()
         self.process.shows_errors = True
+        self._tries = 1  # from now on, who watches the server decides about further attempts
         self._asked = self.ports  # after a restart, clients find the server where it was
         self.publish(state="ready")
         return True
@@ -230,12 +267,19 @@ class Server:
         self.launch = replace(self.launch, **changes)  # type: ignore[arg-type]
         self._registration.write(self.launch)
 
-    def wait(self) -> int:
-        """Block until the server ends, and return its exit code."""
+    def exit_code(self) -> int | None:
+        """The exit code of the server's process; None while it runs."""
         assert self.process is not None
-        code = self.process.wait()
-        assert code is not None
-        return code
+        return self.process.poll()
+
+    def clear(self) -> None:
+        """Remove what a process has left behind that ended by itself, before it is started again.
+
+        These are its stubs and their shared memory.
+        """
+        assert self.process is not None and self._workspace is not None
+        self.process.end()
+        self._workspace.clear_shared_memory()
 
     def drain(self, timeout_s: float = _DRAIN_S) -> None:
         """Take no more requests, and wait until those in flight are answered.
@@ -243,6 +287,7 @@ class Server:
         The server says that it is not ready from the beginning on.
         """
         self.publish(state="stopping")
+        self._exit_timeout_s = _IDLE_EXIT_S
         names = sorted({model.name for model in self.models})
         with suppress(ServerError):
             for name in names:
@@ -255,7 +300,7 @@ class Server:
         This can be called at any time.
         """
         if self.process is not None:
-            self.process.end()
+            self.process.end(self._exit_timeout_s)
         if self._workspace is not None:
             self._workspace.remove()
             self._workspace = None
@@ -277,15 +322,18 @@ class Server:
         assert self.process is not None
         self.process.settle_log()
         lost = _LOST_PORT.search("\n".join(self.process.log()))
-        if not lost:
-            raise ServerError(
-                f"tritonserver ended with {_ending(code)} before it was ready:\n{self.log_tail()}"
-            )
-        name = next(name for name, port in vars(self.ports).items() if port == int(lost[1]))
         self._tries -= 1
-        if getattr(self._asked, name) or not self._tries:
-            raise occupied(self.address, name, int(lost[1]))
-        self.process.end()
+        if lost:
+            name = next(name for name, port in vars(self.ports).items() if port == int(lost[1]))
+            if getattr(self._asked, name) or not self._tries:
+                raise occupied(self.address, name, int(lost[1]))
+        elif code >= 0 or not self._tries:
+            raise ServerError(
+                f"tritonserver ended with {ending(code)} before it was ready:\n{self.log_tail()}"
+            )
+        else:
+            self._note(f"tritonserver ended with {ending(code)} at its start; it is tried again")
+        self.clear()
         self.ports = self._asked.resolve(self.address)
         self.start_process()
 
@@ -314,14 +362,9 @@ class Server:
             if line.startswith(_PARSE_ERROR) or (line in severe and f"'{model.name}'" in line)
         ]
         reason = model.reason or " ".join(line.partition("] ")[2].strip('"') for line in logged)
-        # What follows " At: /" is the place in a backend's code.
-        plain = " ".join(reason.split()).partition(" At: /")[0]
-        return plain.replace(str(self.launch.models_folder), str(self.repository))
+        return self.plain(reason)
 
     def _arguments(self) -> list[str]:
-        is_ipv6 = family(self.address) == 6
-        web = self.launch.http_host.strip("[]") if self._tls else self.address
-        web = f"ipv6:{web}" if ":" in web else web  # as libevent, Triton's HTTP library, takes it
         return [
             f"--model-repository={self.launch.models_folder}",
             "--model-control-mode=explicit",
@@ -329,33 +372,10 @@ class Server:
             *key_arguments(self.launch.restricted, self.launch.key),
             *tls_arguments(self._tls),
             *self._cache,
+            *self._trace,
             "--exit-on-error=false",  # the repository index then has the reason
-            "--strict-readiness=true",
+            f"--strict-readiness={'false' if self.follow else 'true'}",
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
-            f"--grpc-address={f'[{self.address}]' if is_ipv6 else self.address}",
-            f"--http-address={web}",
-            f"--metrics-address={web}",
-            f"--grpc-port={self.ports.grpc}",
-            f"--http-port={self.ports.http}",
-            f"--metrics-port={self.ports.metrics}",
+            *endpoint_arguments(self.launch),
             f"--backend-config=python,shm-region-prefix-name={self.launch.shared_memory}",
         ]
-
-
-def cache_arguments(mib: int) -> list[str]:
-    """Triton's options for a response cache in its own memory.
-
-    Raises:
-        ServerError: The size is negative, or more than the memory of this machine.
-    """
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
-    if not 0 <= mib < memory:
-        raise ServerError(
-            f"`response_cache` must be 0 to {memory - 1} MiB, the memory of this machine, not {mib}"
-        )
-    return [f"--cache-config=local,size={mib << 20}"] if mib else []
-
-
-def _ending(code: int) -> str:
-    """How a process ended, in words."""
-    return f"code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"

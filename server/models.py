@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from seresnext101_triton.server.ensembles import needs_of, with_needed
 from seresnext101_triton.server.errors import IntegrityError, NothingToServe
 from seresnext101_triton.server.integrity import differences
 from seresnext101_triton.server.versions import read_config, selected, versions
+
+# MODEL@N, one version of a model, which is served under this name.
+_ONE_VERSION = re.compile(r"(.+)@([1-9][0-9]{0,17})")
+
+
+@dataclass(frozen=True)
+class ServedFolder:
+    """A model that is to be served.
+
+    Attributes:
+        folder: Its folder in the repository.
+        version: The one version to serve. None means those that the version policy names.
+        renamed: Whether the version is served under the name `MODEL@N`.
+    """
+
+    folder: Path
+    version: int | None = None
+    renamed: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name of the model for the server and its clients."""
+        return f"{self.folder.name}@{self.version}" if self.renamed else self.folder.name
+
+    @property
+    def versions(self) -> list[int]:
+        """The versions that are served, oldest first. See `versions_to_serve`."""
+        return versions_to_serve(self.folder) if self.version is None else [self.version]
 
 
 def _ignore(_line: str) -> None:
@@ -61,28 +91,106 @@ def served_models(
     return served
 
 
-def check_artifacts(folders: Sequence[Path], note: Callable[[str], None] = _ignore) -> None:
+def chosen_models(
+    repository: Path, names: Sequence[str] = (), note: Callable[[str], None] = _ignore
+) -> list[ServedFolder]:
+    """The models of a repository that were named, each a MODEL or one version of it, MODEL@N.
+
+    Args:
+        repository: The model repository.
+        names: As for `served_models`.
+        note: As for `served_models`.
+
+    Raises:
+        NothingToServe: As for `served_models`, or a model has no such version.
+    """
+    wanted = [model_and_version(name) for name in names]
+    folders = served_models(repository, [model for model, _ in wanted], note)
+    if not wanted:
+        return [ServedFolder(folder) for folder in folders]
+    by_name = {folder.name: folder for folder in folders}
+    for model, version in wanted:
+        if version is not None and version not in (there := versions(by_name[model])):
+            known = ", ".join(map(str, there))
+            raise NothingToServe(f"{model} has no version {version}: choose from {known}")
+    chosen = [
+        ServedFolder(by_name[model], version, renamed=version is not None)
+        for model, version in dict.fromkeys(wanted)
+    ]
+    named = {model for model, _ in wanted}
+    chosen += [ServedFolder(folder) for folder in folders if folder.name not in named]
+    return sorted(chosen, key=lambda one: one.name)
+
+
+def model_and_version(name: str) -> tuple[str, int | None]:
+    """Read MODEL or MODEL@N."""
+    found = _ONE_VERSION.fullmatch(name)
+    return (found[1], int(found[2])) if found else (name, None)
+
+
+def servable(repository: Path, names: Sequence[str] = ()) -> list[Path]:
+    """The folders of `served_models`, as far as they can be read now. Nothing is raised."""
+    try:
+        folders = sorted(folder for folder in repository.iterdir() if _is_candidate(folder))
+    except OSError:
+        return []
+    return [
+        folder
+        for folder in folders
+        if (not names or folder.name in names) and _has_version(folder, _ignore)
+    ]
+
+
+def intact_models(
+    models: Sequence[ServedFolder], note: Callable[[str], None] = _ignore
+) -> list[ServedFolder]:
+    """The same models. One whose files were changed gets the newest older version that is intact.
+
+    Args:
+        models: The models.
+        note: A function that is called with a line for each model that gets an older version.
+    """
+    return [_intact(model, note) for model in models]
+
+
+def _intact(model: ServedFolder, note: Callable[[str], None]) -> ServedFolder:
+    wanted = model.versions
+    found = [text for version in wanted for text in differences(model.folder / str(version)) or ()]
+    if not found or model.renamed:
+        return model
+    for version in reversed(versions(model.folder)):
+        if version < max(wanted) and not differences(model.folder / str(version)):
+            note(
+                f"model {model.name}: version {version} is served, because version {max(wanted)} "
+                f"is not as it was published: {'; '.join(found)}"
+            )
+            return ServedFolder(model.folder, version)
+    return model
+
+
+def check_artifacts(models: Sequence[ServedFolder], note: Callable[[str], None] = _ignore) -> None:
     """Refuse models whose files are not those that were published.
 
     Only the versions are checked that Triton serves by the version policy of their model.
 
     Args:
-        folders: The folders of the models.
+        models: The models.
         note: A function that is called with a line that names the versions without a manifest.
 
     Raises:
         IntegrityError: A file was changed. The message names each one.
     """
     damaged, unknown = [], []
-    for folder in folders:
-        if (needs := needs_of(folder)).models or needs.images:
+    for model in models:
+        if (needs := needs_of(model.folder)).models or needs.images:
             continue  # it has no artifact
-        for version in versions_to_serve(folder):
-            found = differences(folder / str(version))
+        name = model.folder.name
+        for version in model.versions:
+            found = differences(model.folder / str(version))
             if found is None:
-                unknown.append(f"{folder.name} version {version}")
+                unknown.append(f"{name} version {version}")
             elif found:
-                damaged.append(f"model {folder.name!r} version {version}: {'; '.join(found)}")
+                damaged.append(f"model {name!r} version {version}: {'; '.join(found)}")
     if unknown:
         note(f"not checked, because there is no manifest: {', '.join(unknown)}")
     if damaged:

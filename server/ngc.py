@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from seresnext101_triton.client.launches import Launch
+from seresnext101_triton.client.transport import Tls
 from seresnext101_triton.server import ENGINE_CACHE, TRITON_RELEASE
+from seresnext101_triton.server.access import key_arguments, restricted_without, tls_arguments
+from seresnext101_triton.server.arguments import cache_arguments
 from seresnext101_triton.server.ensembles import without_images
 from seresnext101_triton.server.models import served_models
-from seresnext101_triton.server.ports import LOCALHOST, Ports
+from seresnext101_triton.server.ports import LOCALHOST, Ports, bare_address
+from seresnext101_triton.server.registry import Registration
 from seresnext101_triton.server.releases import release
+from seresnext101_triton.server.session import run_command
+from seresnext101_triton.server.signals import EndSignals
 
-_VOLUME = "seresnext101-engines"
+# What the container may do: nothing as root, and no writing but to its temporary folder.
+_CONFINEMENT = (
+    "--read-only",
+    "--tmpfs=/tmp:size=1g,mode=1777",
+    "--env=HOME=/tmp",  # CUDA and others keep caches at home
+    "--cap-drop=ALL",
+    "--security-opt=no-new-privileges",
+    "--shm-size=1g",
+)
 
 
-def docker_command(  # noqa: PLR0913  (one argument for each option)
-    repository: Path,
-    ports: Ports,
-    address: str = LOCALHOST,
-    target: str = TRITON_RELEASE,
-    only: Sequence[str] = (),
-    image: str = "",
-    response_cache_mib: int = 0,
-) -> list[str]:
-    """The `docker run` line that serves the exported models of a repository.
+@dataclass(frozen=True)
+class Container:
+    """A container with NVIDIA's image that serves the exported models of a repository.
 
-    The models are mounted read-only.
+    It runs as the caller's own user, without capabilities. The models are mounted read-only.
 
-    Args:
+    Attributes:
         repository: The model repository.
         ports: The ports of this machine.
         address: The address of this machine on which the ports are opened.
@@ -37,25 +48,111 @@ def docker_command(  # noqa: PLR0913  (one argument for each option)
         image: An image that was built from `server/Dockerfile`, which can also decode image files.
             If it is empty, it is NVIDIA's own, and models that take image files are left out.
         response_cache_mib: Size of the response cache, in MiB; 0 means that there is none.
-
-    Raises:
-        NothingToServe: Nothing has been exported.
-        InstallationError: A model that was named takes image files, and `image` is empty.
-        UnknownRelease: The release is not known.
+        allow: As for `seresnext101_triton.server.launcher.Server`.
+        tls: As for `seresnext101_triton.server.launcher.Server`.
+        key: The key to the restricted protocols.
     """
-    folders = served_models(repository, only)
-    if not image:
-        folders = without_images(folders, only)
-    mounts = [f"--volume={folder.resolve()}:/models/{folder.name}:ro" for folder in folders]
-    gpus = ["--gpus=all"] if shutil.which("nvidia-smi") else []
-    published = zip((ports.grpc, ports.http, ports.metrics), (8001, 8000, 8002), strict=True)
-    return [
-        "docker", "run", "--rm", "--shm-size=1g", *gpus,
-        *(f"--publish={address}:{outside}:{inside}" for outside, inside in published),
-        *mounts,
-        *([f"--volume={_VOLUME}:{ENGINE_CACHE}"] if gpus else []),
-        image or release(target).image,
-        "tritonserver", "--model-repository=/models", "--model-control-mode=none",
-        "--strict-readiness=true",
-        *([f"--cache-config=local,size={response_cache_mib << 20}"] if response_cache_mib else []),
-    ]  # fmt: skip
+
+    repository: Path
+    ports: Ports
+    address: str = LOCALHOST
+    target: str = TRITON_RELEASE
+    only: Sequence[str] = ()
+    image: str = ""
+    response_cache_mib: int = 0
+    allow: Sequence[str] = ()
+    tls: Tls | None = None
+    key: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
+
+    def command(self) -> list[str]:
+        """The `docker run` line.
+
+        Raises:
+            NothingToServe: Nothing has been exported.
+            InstallationError: A model that was named takes image files, and `image` is empty.
+            UnknownRelease: The release is not known.
+            UsageError: There is a part of `tls`, and no certificate.
+        """
+        folders = served_models(self.repository, self.only)
+        if not self.image:
+            folders = without_images(folders, self.only)
+        gpus = ["--gpus=all"] if shutil.which("nvidia-smi") else []
+        return [
+            "docker", "run", "--rm", f"--user={os.getuid()}:{os.getgid()}", *_CONFINEMENT, *gpus,
+            *_published(self.ports, bare_address(self.address), self.tls),
+            *(f"--volume={folder.resolve()}:/models/{folder.name}:ro" for folder in folders),
+            *(f"--volume={file.resolve()}:{inside}:ro" for file, inside in _tls_files(self.tls)),
+            *([f"--volume={engine_folder()}:{ENGINE_CACHE}"] if gpus else []),
+            self.image or release(self.target).image,
+            "tritonserver", "--model-repository=/models",
+            "--model-control-mode=explicit", "--load-model=*", "--strict-readiness=true",
+            *key_arguments(restricted_without(self.allow), self.key),
+            *_tls_inside(self.tls), *cache_arguments(self.response_cache_mib),
+        ]  # fmt: skip
+
+    def run(self, signals: EndSignals) -> int:
+        """Run the container until it ends, and return its exit code.
+
+        Meanwhile, clients of the same user find the key.
+        """
+        command = self.command()
+        if shutil.which("nvidia-smi"):
+            engine_folder().mkdir(parents=True, exist_ok=True)
+        registration = Registration()
+        try:
+            registration.write(
+                Launch(
+                    pid=os.getpid(),
+                    repository=str(self.repository.resolve()),
+                    address=bare_address(self.address),
+                    **vars(self.ports),
+                    key=self.key,
+                    restricted=restricted_without(self.allow),
+                    workspace="",
+                    shared_memory="",
+                    tls=self.tls is not None,
+                    state="ready",
+                )
+            )
+            return run_command(command, os.environ, signals)
+        finally:
+            registration.remove()
+
+
+def engine_folder() -> Path:
+    """The folder of this machine in which ONNX Runtime's TensorRT provider keeps its engines.
+
+    It must exist before the container is started, since Docker would create it for root.
+    """
+    caches = os.environ.get("XDG_CACHE_HOME", "") or Path.home() / ".cache"
+    return Path(caches, "seresnext101-triton", "engines").absolute()
+
+
+def _published(ports: Ports, address: str, tls: Tls | None) -> Iterator[str]:
+    """Options that open the ports. With TLS, those without it are for this machine only."""
+    plain = address
+    if tls:
+        plain = "::1" if ":" in address else LOCALHOST
+    endpoints = (
+        (address, ports.grpc, 8001),
+        (plain, ports.http, 8000),
+        (plain, ports.metrics, 8002),
+    )
+    for host, outside, inside in endpoints:
+        yield f"--publish={f'[{host}]' if ':' in host else host}:{outside}:{inside}"
+
+
+def _tls_files(tls: Tls | None) -> Iterator[tuple[Path, str]]:
+    """The files of TLS, with their places in the container."""
+    if tls:
+        for name, file in vars(tls).items():
+            if file:
+                yield file, f"/tls/{name}.pem"
+
+
+def _tls_inside(tls: Tls | None) -> Iterator[str]:
+    """The arguments of tritonserver for TLS, with the places in the container."""
+    for argument in tls_arguments(tls):
+        name, _, value = argument.partition("=")
+        places = {str(file): inside for file, inside in _tls_files(tls)}
+        yield f"{name}={places.get(value, value)}"

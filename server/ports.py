@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
@@ -64,14 +63,6 @@ def bare_address(address: str) -> str:
     """An address without the brackets that URLs have around an IPv6 address."""
     inner = address[1:-1] if address.startswith("[") and address.endswith("]") else ""
     return inner if ":" in inner else address
-
-
-def family(address: str) -> int:
-    """4 or 6, the version of the Internet Protocol of an address; 4 for a name."""
-    try:
-        return ipaddress.ip_address(address.partition("%")[0]).version
-    except ValueError:
-        return 4
 
 
 def owner(port: int) -> int | None:

@@ -137,6 +137,16 @@ def hide_argument(pid: int, secret: str) -> bool:
         return False
 
 
+def ending(code: int) -> str:
+    """How a process ended, in words. A negative code is the number of a signal."""
+    if code >= 0:
+        return f"code {code}"
+    try:
+        return f"signal {signal.Signals(-code).name}"
+    except ValueError:
+        return f"signal {-code}"
+
+
 def _end_with_parent() -> None:
     """Let the kernel end the server when this process is killed (prctl(2))."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from seresnext101_triton.server.errors import WorkspaceError
+from seresnext101_triton.server.models import ServedFolder
 from seresnext101_triton.server.registry import SHARED_MEMORY, SHARED_PREFIX, WORKSPACE_PREFIX
+from seresnext101_triton.server.view import View
 
 # The Python backend creates 1 MiB of shared memory for each model instance, and more for its
 # tensors: a batch of 8 images takes 5 MB. It aborts or hangs if it cannot have it.
@@ -25,7 +27,8 @@ class Workspace:
 
     Attributes:
         folder: The folder.
-        models: The repository that the server sees: a link to each model that is served.
+        models: The repository that the server sees: an entry for each model that is served.
+        view: What changes the entries.
         shared_memory: How the names of the server's shared memory regions begin.
 
     Raises:
@@ -34,39 +37,49 @@ class Workspace:
 
     def __init__(self, name: str) -> None:
         self.shared_memory = f"{SHARED_PREFIX}{name}-"
-        _check_shared_memory(SHARED_MEMORY)
+        check_shared_memory(SHARED_MEMORY)
         parent = Path(tempfile.gettempdir()).absolute()
         _check_parent(parent)
         self.folder = parent / f"{WORKSPACE_PREFIX}{name}"
         self.models = self.folder / "models"
+        self.view = View(self.models, self.folder / "pinned")
         try:
             self.folder.mkdir(mode=0o700)
             self.models.mkdir()
         except OSError as error:
             raise unusable(parent, error) from None
 
-    def link(self, folders: Sequence[Path]) -> None:
+    def show(self, models: Sequence[ServedFolder]) -> None:
         """Show models to the server.
 
         Raises:
             WorkspaceError: The temporary folder is full.
         """
         try:
-            for folder in folders:
-                (self.models / folder.name).symlink_to(folder.resolve())
+            for model in models:
+                if model.version is None:
+                    self.view.show(model.folder)
+                else:
+                    self.view.pin(model.folder, [model.version], model.name)
         except OSError as error:
             raise unusable(self.folder.parent, error) from None
 
-    def remove(self) -> None:
-        """Remove the folder, and the server's shared memory. The server must have ended."""
+    def clear_shared_memory(self) -> None:
+        """Remove the server's shared memory. The server must have ended."""
         for region in SHARED_MEMORY.glob(f"{self.shared_memory}*"):
             region.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove the folder and the server's shared memory. The server must have ended."""
+        self.clear_shared_memory()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def unusable(folder: Path, error: OSError) -> WorkspaceError:
     """The error for a temporary folder that cannot be written."""
     reason = error.strerror or str(error)
+    if isinstance(error, shutil.Error):  # of several files: source, destination and reason of each
+        reason = error.args[0][-1][-1].partition(": ")[0]
     return WorkspaceError(f"the temporary folder {folder} cannot be written ({reason}): {_ADVICE}")
 
 
@@ -84,7 +97,12 @@ def _check_parent(parent: Path) -> None:
         )
 
 
-def _check_shared_memory(folder: Path) -> None:
+def check_shared_memory(folder: Path) -> None:
+    """Refuse a machine with too little shared memory.
+
+    Raises:
+        WorkspaceError: It has too little.
+    """
     try:
         facts = os.statvfs(folder)
     except OSError as error:

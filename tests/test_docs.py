@@ -151,7 +151,7 @@ def run(command: str, checkout: Path, url: str) -> subprocess.CompletedProcess[s
 def adapted(command: str) -> str:
     """A command as it is run here: with the small network, on free ports, and with an end."""
     command = command.replace("python -m export --", f"python -m export {SMALL} --")
-    if command.startswith("python -m server"):
+    if command.split()[:3] == ["python", "-m", "server"]:
         command = command.replace("python -m server", f"python -m server {PORTS}", 1)
         command += "" if " -- " in command else " -- true"
     return command

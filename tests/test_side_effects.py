@@ -73,6 +73,7 @@ json.dump([changed, missing], sys.stdout)
 """
 NOT_HERE = {
     "gradio",
+    "starlette",
     "tensorrt",
     "triton_python_backend_utils",
     "litserve",

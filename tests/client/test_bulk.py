@@ -160,7 +160,7 @@ def test_a_server_that_does_not_come_back(repository, photos, tmp_path):
 
 
 def test_a_model_that_is_unloaded_under_way(repository, photos, tmp_path):
-    """The run ends with what was answered; when the model is back, the next goes on."""
+    """The run waits for it, and ends with what was answered; the next run goes on."""
     output = tmp_path / "answers.jsonl"
     with (
         Server(
@@ -175,7 +175,7 @@ def test_a_model_that_is_unloaded_under_way(repository, photos, tmp_path):
                 operator.unload_model("tiny_onnx")
 
         def run(**events):
-            options = BulkOptions(patience_s=60, top=1, batch=1, in_flight=1)
+            options = BulkOptions(patience_s=2, top=1, batch=1, in_flight=1)
             return classify_into(
                 output, lambda: expand([str(photos)]), classifier, options, BulkEvents(**events)
             )

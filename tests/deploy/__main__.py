@@ -1,4 +1,4 @@
-"""`python -m tests.deploy` writes the files of deploy/kustomize that the chart decides."""
+"""`python -m tests.deploy` writes the files of deploy/ that the chart and `server.fleet` decide."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from seresnext101_triton.server.fleet.gateway import Endpoint, Gateway
 from tests.deploy.objects import DEPLOY, Object, render
 
 _HEADER = "# Written by `python -m tests.deploy` from the Helm chart.\n"
@@ -28,7 +29,16 @@ def files() -> dict[Path, str]:
     return {
         folder / "base" / "triton.yaml": _text(others),
         folder / "overlays" / "monitored" / "monitoring.yaml": _text(monitoring),
+        DEPLOY / "envoy" / "envoy.json": _envoy(),
     }
+
+
+def _envoy() -> str:
+    """An Envoy in front of all pods of the release `triton`."""
+    services = [each for each in render(name="triton") if each["kind"] == "Service"]
+    (pods,) = (each for each in services if each["spec"].get("clusterIP") == "None")
+    server = Endpoint(pods["metadata"]["name"])
+    return Gateway((server,), address="0.0.0.0").to_text()
 
 
 def _drop_labels(node: object) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -124,3 +126,25 @@ def test_it_starts_serves_and_cannot_be_controlled(describe, repository, tmp_pat
             control({"control-key": "guessed"})
         assert control({"control-key": KEY}) == 200
         assert urlopen(f"{address}/v2/models/{MODEL}/ready", timeout=30).status == 200
+
+
+def test_the_init_container_checks_the_repository(repository, tmp_path):
+    """Its command ends with 65 for a changed file, and with 1 for a model that is not there."""
+    pod = of_kind(render({"models": [MODEL]}), "Deployment")["spec"]["template"]["spec"]
+    (init,) = pod["initContainers"]
+    assert init["command"][0] == "python"
+    models = tmp_path / "models"
+    shutil.copytree(repository, models)
+
+    def checked(command: list[str]) -> subprocess.CompletedProcess[str]:
+        words = [word.replace("/models", str(models)) for word in command[1:]]
+        return subprocess.run(
+            [sys.executable, *words], cwd=tmp_path, capture_output=True, text=True
+        )
+
+    assert checked(init["command"]).returncode == 0
+    assert checked([*init["command"], "absent"]).returncode == 1
+    artifact = models / MODEL / "1" / "model.onnx"
+    artifact.write_bytes(artifact.read_bytes()[:-1] + b"?")
+    result = checked(init["command"])
+    assert result.returncode == 65 and "changed" in result.stdout

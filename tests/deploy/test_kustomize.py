@@ -7,7 +7,16 @@ import subprocess
 import pytest
 
 from tests.deploy.__main__ import files
-from tests.deploy.objects import DEPLOY, KUBERNETES, container, errors, kustomize, of_kind
+from tests.deploy.objects import (
+    DEPLOY,
+    KUBERNETES,
+    container,
+    errors,
+    kustomize,
+    of_kind,
+    render,
+)
+from tests.server.fleet.envoy import validate
 
 FOLDERS = ("base", "overlays/gpu", "overlays/monitored")
 
@@ -20,10 +29,28 @@ def test_every_object_is_valid(folder, kubernetes):
     assert errors(objects, kubernetes) == []
 
 
-def test_the_base_is_what_the_chart_renders():
+def test_what_the_chart_and_the_fleet_decide_is_up_to_date():
     for path, text in files().items():
         assert path.read_text() == text, f"run `python -m tests.deploy`: {path.name} is old"
         assert "Helm" not in text.partition("\n")[2]
+
+
+@pytest.mark.parametrize("kubernetes", KUBERNETES)
+def test_the_envoys_are_valid(kubernetes):
+    objects = kustomize(DEPLOY / "envoy")
+    assert errors(objects, kubernetes) == []
+    configuration = of_kind(objects, "ConfigMap")
+    volumes = of_kind(objects, "Deployment")["spec"]["template"]["spec"]["volumes"]
+    assert volumes[0]["configMap"]["name"] == configuration["metadata"]["name"]
+
+
+def test_the_envoys_find_the_pods_of_the_release(tmp_path):
+    configuration = of_kind(kustomize(DEPLOY / "envoy"), "ConfigMap")["data"]["envoy.json"]
+    (tmp_path / "envoy.json").write_text(configuration)
+    assert validate(tmp_path / "envoy.json").returncode == 0
+    services = [each for each in render(name="triton") if each["kind"] == "Service"]
+    (pods,) = (each for each in services if each["spec"].get("clusterIP") == "None")
+    assert f'"address": "{pods["metadata"]["name"]}"' in configuration
 
 
 def test_the_overlay_for_gpus():

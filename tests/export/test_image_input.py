@@ -177,10 +177,10 @@ def test_a_server_that_cannot_take_bytes_leaves_them_out(facts, tmp_path):
 
 def test_nvidias_image_serves_them_only_with_what_decodes(facts, tmp_path, monkeypatch, capsys):
     publish(tmp_path, facts)
-    line = " ".join(ngc.docker_command(tmp_path, Ports()))
+    line = " ".join(ngc.Container(tmp_path, Ports()).command())
     assert "/models/tiny_onnx:ro" in line
     assert "/models/tiny_onnx_image" not in line and "/models/image_preprocess" not in line
-    line = " ".join(ngc.docker_command(tmp_path, Ports(), image="mine"))
+    line = " ".join(ngc.Container(tmp_path, Ports(), image="mine").command())
     assert "/models/tiny_onnx_image:ro" in line and "/models/image_preprocess_" in line
     assert " mine tritonserver" in line
     monkeypatch.setattr("shutil.which", lambda program, **_: None)

@@ -3,89 +3,32 @@
 from __future__ import annotations
 
 import shutil
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from seresnext101_triton.client import Connection
-from seresnext101_triton.client.served import ServedModel
 from seresnext101_triton.export import promotion
 from seresnext101_triton.export.history import history
 from seresnext101_triton.export.operations import promote, prune, roll_back
-from seresnext101_triton.export.pipeline import export
-from seresnext101_triton.server import runtimes
 from seresnext101_triton.server.digest import sha256
 from seresnext101_triton.server.errors import IntegrityError, LoadError
 from seresnext101_triton.server.launcher import Server
 from seresnext101_triton.server.versions import newest_policy
-from tests.conftest import FREE_PORTS, QUIET, tiny_request
-
-MODEL = "tiny_onnx"
-IMAGE = np.random.default_rng(0).random((1, 3, 64, 64), np.float32)
+from tests.conftest import FREE_PORTS
+from tests.versions import MODEL, Caller, answer_of, versions_of_one_model
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three versions of one model, all with the same classes."""
-    root = tmp_path_factory.mktemp("live") / "models"
-    for seed in (1, 2, 3):
-        export(tiny_request(root, weights=f"seeded:{seed}", formats=("onnx",)), QUIET)
-    return root
+    return versions_of_one_model(tmp_path_factory.mktemp("live") / "models", 3)
 
 
 @pytest.fixture
 def root(published: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(published, tmp_path / "models"))
-
-
-def answer_of(root: Path, version: int) -> np.ndarray:
-    """The answer of a version's artifact, without a server."""
-    artifact = root / MODEL / str(version) / "model.onnx"
-    return runtimes.load("onnxruntime", artifact, {}).run(IMAGE)
-
-
-class Caller:
-    """Sends the same image again and again, and keeps which version each answer is of."""
-
-    def __init__(self, url: str, answers: dict[int, np.ndarray]) -> None:
-        self.seen: list[int] = []
-        self.errors: list[str] = []
-        self._url, self._answers = url, answers
-        self._end = threading.Event()
-
-    def ask(self, connection: Connection, model: ServedModel) -> int:
-        """The version whose answer came; 0 if it is no version's."""
-        found = connection.infer(model, IMAGE)
-        matching = [
-            version
-            for version, answer in self._answers.items()
-            if np.allclose(found, answer, rtol=1e-3, atol=1e-6)
-        ]
-        return matching[0] if len(matching) == 1 else 0
-
-    def _call(self) -> None:
-        with Connection(self._url) as connection:
-            model = replace(connection.describe(MODEL), version="")
-            while not self._end.is_set():
-                try:
-                    self.seen.append(self.ask(connection, model))
-                except Exception as error:
-                    self.errors.append(str(error))
-
-    @contextmanager
-    def calling(self) -> Iterator[None]:
-        thread = threading.Thread(target=self._call)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._end.set()
-            thread.join()
 
 
 def test_forward_and_back_under_load(root):

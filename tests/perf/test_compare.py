@@ -79,6 +79,10 @@ def test_the_same_contestant_more_than_once_has_more_than_one_name():
     [
         ("m", Contestant("", "m", "")),
         ("m@host:8001", Contestant("", "m", "host:8001")),
+        ("m@2", Contestant("", "m@2", "")),
+        ("m@2@host:8001", Contestant("", "m@2", "host:8001")),
+        ("client:m@2", Contestant("client", "m@2", "")),
+        ("raw:m@2", Contestant("raw", "m@2", "")),
         ("raw:m", Contestant("raw", "m", "")),
         ("raw:m@home", Contestant("raw", "m@home", "")),
         ("client:m", Contestant("client", "m", "")),
@@ -89,7 +93,7 @@ def test_the_same_contestant_more_than_once_has_more_than_one_name():
 )
 def test_what_a_contestant_is_called(text, expected):
     assert Contestant.parse(text) == expected
-    assert expected.shares_server is (text in ("m", "client:m", "other:m"))
+    assert expected.shares_server is (text in ("m", "client:m", "other:m", "m@2", "client:m@2"))
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -16,8 +16,9 @@ from seresnext101_triton.export.serving import ImageInput, Serving
 from seresnext101_triton.perf.cli import main
 from seresnext101_triton.perf.inputs import InputOptions, measure_inputs
 from seresnext101_triton.perf.serving import MeasuredServer
+from seresnext101_triton.server.arguments import cache_arguments
 from seresnext101_triton.server.errors import ServerError
-from seresnext101_triton.server.launcher import Server, cache_arguments
+from seresnext101_triton.server.launcher import Server
 from tests.conftest import FREE_PORTS, PREPROCESSING, QUIET, tiny_request
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,14 @@ from seresnext101_triton.server.control import Control, running
 from seresnext101_triton.server.errors import LoadError, ServerError
 from seresnext101_triton.server.launcher import Server
 from tests.conftest import FREE_PORTS, onnx_convolution, write_model
+
+
+@pytest.fixture(scope="module")
+def closed(repository) -> Iterator[Server]:
+    """A server as `python -m server` starts it: nothing is open to strangers."""
+    with Server(repository, ports=FREE_PORTS, only=["tiny_onnx"]) as running_server:
+        yield running_server
+
 
 FORBIDDEN = {
     "index": lambda client, headers: client.get_model_repository_index(headers=headers),
@@ -40,26 +49,26 @@ FORBIDDEN = {
 
 @pytest.mark.parametrize("call", FORBIDDEN)
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_a_stranger_is_refused_and_the_key_opens(server, protocol, call):
+def test_a_stranger_is_refused_and_the_key_opens(closed, protocol, call):
     """Some calls fail for other reasons with the key, but none because it is restricted."""
     module = {"grpc": grpcclient, "http": httpclient}[protocol]
-    port = getattr(server.ports, protocol)
+    port = getattr(closed.ports, protocol)
     header = {"grpc": f"triton-grpc-protocol-{KEY_NAME}", "http": KEY_NAME}[protocol]
     with module.InferenceServerClient(f"127.0.0.1:{port}") as client:
         for headers in ({}, {header: "0" * 32}):
             with pytest.raises(InferenceServerException, match="is restricted"):
                 FORBIDDEN[call](client, headers)
         try:
-            FORBIDDEN[call](client, {header: server.launch.key})
+            FORBIDDEN[call](client, {header: closed.launch.key})
         except InferenceServerException as error:
             assert "restricted" not in error.message()
 
 
 @pytest.mark.parametrize("scheme", ["", "http://"])
 def test_the_same_user_finds_the_key_and_a_stranger_does_without_the_index(
-    server, scheme, monkeypatch, tmp_path
+    closed, scheme, monkeypatch, tmp_path
 ):
-    url = server.url if not scheme else f"http://127.0.0.1:{server.ports.http}"
+    url = closed.url if not scheme else f"http://127.0.0.1:{closed.ports.http}"
     with Connection(url) as connection:
         assert "tiny_onnx" in connection.ready_models()
     monkeypatch.setenv(launches.FOLDER_VARIABLE, str(tmp_path))
@@ -68,41 +77,41 @@ def test_the_same_user_finds_the_key_and_a_stranger_does_without_the_index(
             connection.models()
         connection.wait_until_ready("tiny_onnx")
         assert connection.describe("tiny_onnx").name == "tiny_onnx"
-    monkeypatch.setenv(launches.LAUNCH_VARIABLE, str(server.launch.file))
+    monkeypatch.setenv(launches.LAUNCH_VARIABLE, str(closed.launch.file))
     with Connection(url) as connection:
         assert "tiny_onnx" in connection.ready_models()
 
 
-def test_the_key_is_for_the_eyes_of_one_user(server):
-    file = server.launch.file
+def test_the_key_is_for_the_eyes_of_one_user(closed):
+    file = closed.launch.file
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) & 0o022 == 0
-    arguments = Path(f"/proc/{server.pid}/cmdline").read_bytes()
+    arguments = Path(f"/proc/{closed.pid}/cmdline").read_bytes()
     assert f"{KEY_NAME}=".encode() in arguments
-    assert server.launch.key.encode() not in arguments
-    assert server.launch.key not in server.log_tail(200)
+    assert closed.launch.key.encode() not in arguments
+    assert closed.launch.key not in closed.log_tail(200)
 
 
-def test_a_file_that_others_can_read_or_that_is_damaged_is_not_used(server, tmp_path, monkeypatch):
+def test_a_file_that_others_can_read_or_that_is_damaged_is_not_used(closed, tmp_path, monkeypatch):
     copy = tmp_path / "copy.json"
-    copy.write_text(server.launch.to_json())
+    copy.write_text(closed.launch.to_json())
     copy.chmod(0o644)
     assert launches.read_launch(copy) is None
     copy.chmod(0o600)
-    assert launches.read_launch(copy) == replace(server.launch, file=copy)
+    assert launches.read_launch(copy) == replace(closed.launch, file=copy)
     copy.write_text("{}")
     assert launches.read_launch(copy) is None
     copy.write_text("[")
     assert launches.read_launch(copy) is None
 
 
-def test_a_key_goes_to_its_own_server_only(server):
+def test_a_key_goes_to_its_own_server_only(closed):
     from seresnext101_triton.client.address import parse
 
-    here = parse(server.url)
-    assert launches.key_headers(here) == {f"triton-grpc-protocol-{KEY_NAME}": server.launch.key}
-    for other in (f"192.0.2.7:{server.ports.grpc}", "127.0.0.1:1", f"127.0.0.1:{here.port + 1}"):
-        assert server.launch.key not in launches.key_headers(parse(other)).values()
+    here = parse(closed.url)
+    assert launches.key_headers(here) == {f"triton-grpc-protocol-{KEY_NAME}": closed.launch.key}
+    for other in (f"192.0.2.7:{closed.ports.grpc}", "127.0.0.1:1", f"127.0.0.1:{here.port + 1}"):
+        assert closed.launch.key not in launches.key_headers(parse(other)).values()
 
 
 def test_another_process_loads_and_unloads_models(tmp_path):

@@ -1,0 +1,1 @@
+"""Several tritonservers behind one address, by Envoy."""

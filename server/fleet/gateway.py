@@ -1,0 +1,253 @@
+"""The configuration of an Envoy in front of several tritonservers.
+
+The same settings serve a fleet on one machine and pods on Kubernetes. The names of fields are those
+of Envoy's API v3, https://www.envoyproxy.io/docs/envoy/v1.40.0/api-v3/api.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from seresnext101_triton.server.ports import LOCALHOST
+
+# A request is kept until its answer has come, so that it can be sent to another server. A batch of
+# 32 images in FP32 has 19 MB.
+BUFFER_BYTES = 64 << 20
+# An image of a batch in FP32 has 0.6 MB, and the default window of HTTP/2 in other programs 64 KB.
+_STREAM_WINDOW, _CONNECTION_WINDOW = 16 << 20, 64 << 20
+_CONNECT_TIMEOUT = "1s"
+_HEALTH_INTERVAL, _HEALTH_TIMEOUT = "1s", "2s"
+_TYPES = "type.googleapis.com/"
+_ROUTER = "envoy.extensions.filters.http.router.v3.Router"
+_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One tritonserver, or a name that DNS knows the addresses of several for.
+
+    Attributes:
+        host: An address or a name.
+        grpc: Port for gRPC.
+        http: Port for HTTP.
+    """
+
+    host: str
+    grpc: int = 8001
+    http: int = 8000
+
+    @property
+    def is_address(self) -> bool:
+        """Whether the host needs no DNS."""
+        try:
+            ipaddress.ip_address(self.host)
+        except ValueError:
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """An Envoy and the servers behind it.
+
+    Attributes:
+        servers: The servers.
+        address: The interface for clients.
+        grpc: Port for clients, gRPC.
+        http: Port for clients, HTTP.
+        admin: Port of Envoy's own pages, on this machine only. They can also end Envoy.
+    """
+
+    servers: tuple[Endpoint, ...]
+    address: str = LOCALHOST
+    grpc: int = 8001
+    http: int = 8000
+    admin: int = 9901
+
+    def __post_init__(self) -> None:
+        assert self.servers, "an Envoy needs a server"
+
+    def to_text(self) -> str:
+        """The configuration as JSON, which Envoy reads."""
+        return json.dumps(bootstrap(self), indent=2) + "\n"
+
+
+def bootstrap(gateway: Gateway) -> Message:
+    """The configuration of Envoy (envoy.config.bootstrap.v3.Bootstrap)."""
+    return {
+        "admin": {"address": _socket(LOCALHOST, gateway.admin)},
+        "static_resources": {
+            "listeners": [
+                _listener("grpc", gateway.address, gateway.grpc),
+                _listener("http", gateway.address, gateway.http),
+            ],
+            "clusters": [
+                _cluster("grpc", [(each.host, each.grpc) for each in gateway.servers], gateway),
+                _cluster("http", [(each.host, each.http) for each in gateway.servers], gateway),
+            ],
+        },
+    }
+
+
+def _socket(host: str, port: int) -> Message:
+    return {"socket_address": {"address": host, "port_value": port}}
+
+
+def _windows() -> Message:
+    return {
+        "initial_stream_window_size": _STREAM_WINDOW,
+        "initial_connection_window_size": _CONNECTION_WINDOW,
+    }
+
+
+def _listener(name: str, address: str, port: int) -> Message:
+    manager = {
+        "@type": f"{_TYPES}envoy.extensions.filters.network.http_connection_manager.v3"
+        ".HttpConnectionManager",
+        "stat_prefix": name,
+        "codec_type": "AUTO",
+        "http2_protocol_options": _windows(),
+        "server_header_transformation": "PASS_THROUGH",
+        "route_config": {
+            "virtual_hosts": [
+                {
+                    "name": "triton",
+                    "domains": ["*"],
+                    "routes": [{"match": {"prefix": "/"}, "route": _route(name)}],
+                }
+            ]
+        },
+        "http_filters": [
+            {
+                "name": "envoy.filters.http.router",
+                "typed_config": {
+                    "@type": f"{_TYPES}envoy.extensions.filters.http.router.v3.Router"
+                },
+            }
+        ],
+    }
+    return {
+        "name": name,
+        "address": _socket(address, port),
+        "per_connection_buffer_limit_bytes": BUFFER_BYTES,
+        "filter_chains": [
+            {
+                "filters": [
+                    {
+                        "name": "envoy.filters.network.http_connection_manager",
+                        "typed_config": manager,
+                    }
+                ]
+            }
+        ],
+    }
+
+
+def _route(name: str) -> Message:
+    """How a request is sent, and sent again.
+
+    A deadline is the client's own (`grpc-timeout`). A server that hangs is found by the health
+    check, which resets its requests, so that a try needs no deadline.
+    """
+    again = "unavailable" if name == "grpc" else "gateway-error"
+    previous_hosts = {
+        "name": "envoy.retry_host_predicates.previous_hosts",
+        "typed_config": {
+            "@type": f"{_TYPES}envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+        },
+    }
+    return {
+        "cluster": name,
+        "timeout": "0s",
+        "max_stream_duration": {"grpc_timeout_header_max": "0s"},
+        "retry_policy": {
+            "retry_on": f"connect-failure,refused-stream,reset,{again}",
+            "num_retries": 3,
+            "retry_host_predicate": [previous_hosts],
+            "host_selection_retry_max_attempts": 5,
+            "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.5s"},
+        },
+    }
+
+
+def _cluster(name: str, places: list[tuple[str, int]], gateway: Gateway) -> Message:
+    static = all(each.is_address for each in gateway.servers)
+    if name == "grpc":
+        spoken: Message = {"http2_protocol_options": _windows()}
+        check: Message = {"grpc_health_check": {}}
+    else:
+        spoken = {"http_protocol_options": {}}
+        check = {"http_health_check": {"path": "/v2/health/ready"}}
+    return {
+        "name": name,
+        "type": "STATIC" if static else "STRICT_DNS",
+        # A name that is gone for a moment, as when a pod is replaced, is asked for again soon.
+        **({} if static else {"dns_refresh_rate": "1s", "respect_dns_ttl": False}),
+        "connect_timeout": _CONNECT_TIMEOUT,
+        "per_connection_buffer_limit_bytes": BUFFER_BYTES,
+        "lb_policy": "LEAST_REQUEST",
+        # Of a few servers, two random choices are often the same one.
+        "least_request_lb_config": {"choice_count": 4},
+        # A request is never sent to a server that is known to be absent. If all are, the client is
+        # told at once.
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "typed_extension_protocol_options": {
+            _HTTP_OPTIONS: {
+                "@type": f"{_TYPES}{_HTTP_OPTIONS}",
+                "explicit_http_config": spoken,
+            }
+        },
+        "circuit_breakers": {
+            "thresholds": [
+                {
+                    "max_connections": 4096,
+                    "max_requests": 4096,
+                    "max_pending_requests": 4096,
+                    # All requests of a server that ends may be sent again at once: half of them,
+                    # if there are two. The rest of the time this bounds a storm of retries.
+                    "retry_budget": {
+                        "budget_percent": {"value": 80},
+                        "min_retry_concurrency": 64,
+                    },
+                }
+            ]
+        },
+        "health_checks": [
+            {
+                "timeout": _HEALTH_TIMEOUT,
+                "interval": _HEALTH_INTERVAL,
+                "no_traffic_interval": _HEALTH_INTERVAL,
+                "unhealthy_threshold": 2,
+                "healthy_threshold": 1,
+                **check,
+            }
+        ],
+        "close_connections_on_host_health_failure": True,
+        # Only what Envoy itself sees counts: refused connections, resets. Answers do not: any
+        # client could have all servers ejected with requests that they refuse.
+        "outlier_detection": {
+            "split_external_local_origin_errors": True,
+            "consecutive_local_origin_failure": 3,
+            "enforcing_consecutive_5xx": 0,
+            "enforcing_consecutive_gateway_failure": 0,
+            "enforcing_success_rate": 0,
+            "enforcing_local_origin_success_rate": 0,
+            "base_ejection_time": "5s",
+            "max_ejection_percent": 50,
+        },
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [
+                {
+                    "lb_endpoints": [
+                        {"endpoint": {"address": _socket(host, port)}} for host, port in places
+                    ]
+                }
+            ],
+        },
+    }

@@ -1,0 +1,48 @@
+"""The lines that `python -m server` writes: plain text for people, or one JSON object in each."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+
+# A line of tritonserver's log: level, month and day, time, thread, source, text (triton_glog).
+_TRITON = re.compile(
+    r"([IWEF])(\d\d)(\d\d) (\d\d:\d\d:\d\d\.\d+) \d+ ([\w./-]+:\d+)\] (.*)", flags=re.DOTALL
+)
+_LEVELS = {"I": "info", "W": "warning", "E": "error", "F": "fatal"}
+_ERROR = "error: "
+
+
+def as_json(line: str, now: datetime | None = None) -> str:
+    """A line of the launcher, or of the server's log, as one JSON object.
+
+    Its keys are `time` (UTC, ISO 8601), `level`, `source` (`launcher` or `tritonserver`),
+    `message`, and `at`, a place in the server's code.
+
+    Args:
+        line: The line. It may have line breaks.
+        now: The time; None means the current time.
+    """
+    now = now or datetime.now(UTC)
+    found = _TRITON.fullmatch(line)
+    document = {"time": now.isoformat(timespec="milliseconds"), "level": "info"}
+    if found:
+        level, _, _, _, place, text = found.groups()
+        document |= {"level": _LEVELS[level], "source": "tritonserver"}
+        document |= {"message": _unquoted(text), "at": place}
+    elif line.startswith(_ERROR):
+        document |= {"level": "error", "source": "launcher"}
+        document["message"] = line.removeprefix(_ERROR)
+    else:
+        document |= {"source": "launcher", "message": line.strip()}
+    return json.dumps(document, ensure_ascii=False)
+
+
+def _unquoted(text: str) -> str:
+    """Triton writes most of its messages as JSON strings."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, str) else text

@@ -1,0 +1,97 @@
+"""What the server sees of a repository: an entry for each model, which is replaced in one step.
+
+The entry of a model is a link to its folder in the repository. If particular versions are to be
+served, whatever the version policy says, it is a link to a folder with a config of its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from google.protobuf import text_format
+
+from seresnext101_triton.server.versions import (
+    CONFIG_FILENAME,
+    LABELS_FILENAME,
+    pinned_policy,
+    read_config,
+    taken_numbers,
+)
+
+
+class View:
+    """The repository of one server.
+
+    Args:
+        models: An empty folder, which the server takes for its repository.
+        pinned: A folder that does not exist yet, for the entries with a config of their own.
+    """
+
+    def __init__(self, models: Path, pinned: Path) -> None:
+        self._models, self._pinned = models, pinned
+        self._numbers = itertools.count(1)
+
+    def show(self, folder: Path) -> None:
+        """Show a model as its folder is.
+
+        Raises:
+            OSError: The entry cannot be written.
+        """
+        self._enter(folder.name, folder.resolve())
+
+    def pin(self, folder: Path, versions: Sequence[int], name: str = "") -> None:
+        """Show a model with these versions, and with the config and the labels of the newest one.
+
+        Args:
+            folder: The folder of the model.
+            versions: The versions.
+            name: The name of the model for the server, if it is not that of the folder.
+
+        Raises:
+            OSError: The entry cannot be written, or the folder cannot be read.
+            ValueError: The config of the version is not a config.
+        """
+        name, source = name or folder.name, folder.resolve()
+        entry = self._pinned / str(next(self._numbers)) / name
+        entry.mkdir(parents=True)
+        kept = source / str(versions[-1])
+        own = kept if (kept / CONFIG_FILENAME).is_file() else source
+        config = read_config(own)
+        config.name = name
+        config.version_policy.CopyFrom(pinned_policy(*versions))
+        (entry / CONFIG_FILENAME).write_text(text_format.MessageToString(config), encoding="utf-8")
+        if (own / LABELS_FILENAME).is_file():
+            (entry / LABELS_FILENAME).symlink_to(own / LABELS_FILENAME)
+        hidden = {CONFIG_FILENAME, LABELS_FILENAME, *map(str, taken_numbers(source))}
+        for path in source.iterdir():
+            if path.name not in hidden or path.name in map(str, versions):
+                (entry / path.name).symlink_to(path)
+        self._enter(name, entry)
+
+    def hide(self, name: str) -> None:
+        """Remove the entry of a model."""
+        self._forget(name)
+        (self._models / name).unlink(missing_ok=True)
+
+    def _enter(self, name: str, target: Path) -> None:
+        before = self._models / name
+        old = before.readlink() if before.is_symlink() else None
+        new = self._pinned.with_name(f"{self._pinned.name}.new")
+        new.unlink(missing_ok=True)
+        new.symlink_to(target)
+        new.rename(before)
+        if old is not None:
+            self._remove(old)
+
+    def _forget(self, name: str) -> None:
+        entry = self._models / name
+        if entry.is_symlink():
+            self._remove(entry.readlink())
+
+    def _remove(self, target: Path) -> None:
+        """Remove a folder of ours that no entry leads to any more."""
+        if self._pinned in target.parents:
+            shutil.rmtree(target.parent, ignore_errors=True)

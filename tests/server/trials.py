@@ -1,0 +1,168 @@
+"""Trials that take too long for every run of the tests. Each ends with an error if it fails.
+
+python -m tests.server.trials deaths --minutes 10
+python -m tests.server.trials race --times 50
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import statistics
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from seresnext101_triton.client import Classifier, TransportOptions
+from seresnext101_triton.client.bulk import BulkEvents, BulkOptions, classify_into
+from seresnext101_triton.client.images import sample_photographs
+from seresnext101_triton.export.pipeline import export
+from tests.conftest import FREE_PORTS, QUIET, onnx_convolution, tiny_request, write_model
+from tests.server.launching import DEADLINE_S, Launcher, launcher
+
+
+def deaths(
+    folder: Path, minutes: float, callers: int, images: int, stubs: int, servers: int
+) -> None:
+    """Kill stubs and servers at random moments under a steady load, and a bulk run beside it."""
+    outcomes = export(tiny_request(folder / "models", formats=("onnx",)), QUIET)
+    model = outcomes[0].model
+    photographs = [str(path) for path in sample_photographs()]
+    names = [str(folder / f"{number:05}.jpg") for number in range(images)]
+    for number, name in enumerate(names):
+        os.symlink(photographs[number % len(photographs)], name)
+    finished, answered, wrong = threading.Event(), [0] * callers, []
+    with launcher(folder / "models") as started:
+        url = started.launch().url
+
+        def call(number: int) -> None:
+            options = TransportOptions(retries=100, protocol="grpc")
+            with Classifier(url, model, transport_options=options) as classifier:
+                batch = classifier.prepare(photographs[number % len(photographs)])[None]
+                expected = classifier.infer(batch)
+                while not finished.is_set():
+                    try:
+                        if (classifier.infer(batch) != expected).any():
+                            wrong.append("another answer")
+                    except Exception as error:
+                        wrong.append(repr(error))
+                    answered[number] += 1
+
+        notes: list[str] = []
+
+        def run_bulk() -> None:
+            options = BulkOptions(patience_s=DEADLINE_S, top=1, batch=4)
+            with Classifier(url, model) as classifier:
+                classify_into(
+                    folder / "answers.jsonl",
+                    lambda: iter(names),
+                    classifier,
+                    options,
+                    BulkEvents(note=notes.append),
+                )
+
+        threads = [threading.Thread(target=call, args=(number,)) for number in range(callers)]
+        threads.append(threading.Thread(target=run_bulk))
+        for thread in threads:
+            thread.start()
+        victims = ["stub"] * stubs + ["server"] * servers
+        random.Random(0).shuffle(victims)
+        times: dict[str, list[float]] = {"stub": [], "server": []}
+        start = time.monotonic()
+        moments = sorted(random.Random(1).uniform(0, minutes * 60) for _ in victims)
+        for moment, victim in zip(moments, victims, strict=True):
+            time.sleep(max(0.0, start + moment - time.monotonic()))
+            after = len(started.lines)
+            pids = started.stubs(model) if victim == "stub" else [started.server()]
+            os.kill(pids[0], signal.SIGKILL)
+            killed = time.monotonic()
+            started.expect("ready again", after)
+            times[victim].append(time.monotonic() - killed)
+        time.sleep(max(0.0, start + minutes * 60 - time.monotonic()))
+        finished.set()
+        for thread in threads:
+            thread.join()
+        launch = started.launch()
+    records = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+    assert not wrong, wrong[:3]
+    assert sorted(record["image"] for record in records) == names
+    assert all("predictions" in record for record in records)
+    assert not list(Path("/dev/shm").glob(f"{launch.shared_memory}*"))
+    for victim, seconds in times.items():
+        print(
+            f"{victim}: killed {len(seconds)} times, ready again after "
+            f"{statistics.median(seconds):.1f} s (median), {max(seconds):.1f} s (longest)"
+        )
+    print(f"restarts counted: {launch.restarts}")
+    print(f"{sum(answered)} requests of {callers} callers in {minutes:g} minutes, none failed")
+    print(f"bulk: {len(records)} images, each once; it waited {len(notes) // 2} times")
+
+
+def race(folder: Path, times: int) -> None:
+    """Start two launchers at the same moment on the same ports."""
+    config = 'platform: "onnxruntime_onnx" instance_group { kind: KIND_CPU count: 1 }'
+    names = ("first", "second")
+    for name in names:
+        content = {"model.onnx": onnx_convolution((3, 4, 4))}
+        write_model(folder / name, f"model_of_{name}", config, content)
+    for _ in range(times):
+        ports = FREE_PORTS.resolve("127.0.0.1")
+        launchers = [Launcher(folder / name, ports=ports) for name in names]
+        try:
+            loser = _first_to_end(launchers)
+            (winner,) = (each for each in launchers if each is not loser)
+            winner.expect("gRPC ")
+            assert loser.process.returncode == 1, loser.lines
+            assert "cannot listen on 127.0.0.1:" in loser.lines[-1], loser.lines
+            assert f"process {winner.server()} does" in loser.lines[-1], loser.lines
+            assert not _served(loser), loser.lines
+            assert _served(winner) == {f"model_of_{winner.repository.name}"}, winner.lines
+            assert winner.end() == 0
+        finally:
+            for each in launchers:
+                each.process.kill()
+    print(f"{times} times: one launcher served its own model, the other ended with code 1")
+
+
+def _served(started: Launcher) -> set[str]:
+    """The models that a launcher has announced."""
+    return {line.split()[0] for line in started.lines if line.endswith(": ready")}
+
+
+def _first_to_end(launchers: list[Launcher]) -> Launcher:
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        for each in launchers:
+            if each.process.poll() is not None:
+                each._reader.join()
+                return each
+        time.sleep(0.05)
+    raise AssertionError("both launchers run")
+
+
+def main() -> None:
+    """Run one trial."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="trial", required=True)
+    one = commands.add_parser("deaths")
+    one.add_argument("--minutes", type=float, default=10)
+    one.add_argument("--callers", type=int, default=8)
+    one.add_argument("--images", type=int, default=5000)
+    one.add_argument("--stubs", type=int, default=30)
+    one.add_argument("--servers", type=int, default=5)
+    commands.add_parser("race").add_argument("--times", type=int, default=50)
+    options = vars(parser.parse_args())
+    trial = options.pop("trial")
+    with tempfile.TemporaryDirectory() as folder:
+        if trial == "deaths":
+            deaths(Path(folder), **options)
+        else:
+            race(Path(folder), **options)
+
+
+if __name__ == "__main__":
+    main()
