@@ -77,7 +77,8 @@ def promote(root: Path, model: str, to: int | None = None) -> Switch:
         RepositoryError: The repository cannot be read or written. It is unchanged.
         VersionError: There is no such version.
         IntegrityError: The files of the version are not those that were published.
-        LoadError: A server cannot load the version. It and the repository are as before.
+        LoadError: A server cannot load the version. It answers as before, and the repository is as
+            before.
     """
     if to is None:
         return _switch(root, model, lambda available, _served: available[-1], pin=False)
@@ -96,7 +97,8 @@ def roll_back(root: Path, model: str, to: int | None = None) -> Switch:
         RepositoryError: The repository cannot be read or written. It is unchanged.
         VersionError: There is no such version, or none is older.
         IntegrityError: The files of the version are not those that were published.
-        LoadError: A server cannot load the version. It and the repository are as before.
+        LoadError: A server cannot load the version. It answers as before, and the repository is as
+            before.
     """
 
     def choose(available: Sequence[int], served: Sequence[int]) -> int:
@@ -176,7 +178,9 @@ def _switch(root: Path, model: str, choose: Choice, *, pin: bool) -> Switch:
         with suppress(LoadError):
             live.follow(repository.root, model, before)
         why = str(error).strip().rstrip(".;")
-        raise LoadError(f"{why}. The repository and its servers are as before") from None
+        raise LoadError(
+            f"{why}. The repository is as before, and its servers answer as before"
+        ) from None
     return Switch(model, version, tuple(before), pin, tuple(servers), note)
 
 

@@ -17,7 +17,7 @@ from seresnext101_triton.export.history import History, Version
 from seresnext101_triton.export.operations import Pruned, Switch
 from seresnext101_triton.export.verification import Verdict
 
-_STYLES = {"changed": "bold red", "unknown": "yellow", "intact": "green"}
+_STYLES = {"changed": "bold red", "unknown": "yellow", "intact": "green", "no artifact": "dim"}
 _DIGITS = 8  # of a sha256, as much as tells two apart
 
 
@@ -57,7 +57,7 @@ def _cells(version: Version) -> tuple[str, ...]:
         facts.created[:16].replace("T", " "),
         f"{facts.format} {facts.precision}",
         f"{weights.kind} {weights.sha256[:_DIGITS]}",
-        f"{facts.parity['relative_error']:.1e}",
+        "unproven" if facts.unproven else f"{facts.parity['relative_error']:.1e}",
         f"{facts.bytes / 1e6:.1f} MB",
         served,
     )

@@ -11,6 +11,7 @@ from seresnext101_triton.export import config, manifest, promotion
 from seresnext101_triton.export.errors import VersionError
 from seresnext101_triton.export.repository import Repository
 from seresnext101_triton.server import integrity
+from seresnext101_triton.server.ensembles import needs_of
 from seresnext101_triton.server.errors import IntegrityError
 from seresnext101_triton.server.versions import CONFIG_FILENAME
 
@@ -22,7 +23,8 @@ class Verdict:
     Attributes:
         model: The name of the model.
         version: The version.
-        state: `intact`, `changed`, or `unknown` if the version has no manifest.
+        state: `intact`, `changed`, `unknown` if the version has no manifest, or `no artifact` if it
+            only decodes images or calls other models.
         differences: A sentence for each file that is not as it was published.
     """
 
@@ -99,6 +101,8 @@ def check_intact(folder: Path) -> str:
 
 def _verdict(folder: Path, version: int) -> Verdict:
     found = integrity.differences(folder / str(version))
+    if found is None and ((needs := needs_of(folder)).models or needs.images):
+        return Verdict(folder.name, version, "no artifact")
     if found is None:
         return Verdict(folder.name, version, "unknown")
     found += _wrong_config(folder, version)

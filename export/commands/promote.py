@@ -6,8 +6,8 @@ waits for its own promotion.
 
 The version comes with the config.pbtxt and the labels that it was published with. The change is one
 step. The servers that this user runs on the repository follow before the command ends: they answer
-with the old version until the new one is loaded and warmed up. If one cannot load it, everything
-stays as it was.
+with the old version until the new one is loaded and warmed up. If one cannot load it, it
+answers as before, and the repository is as before.
 
 Examples:
   python -m export promote seresnext101_onnx

@@ -3,7 +3,8 @@
 Without --to, it is the version before the one that is served now. The version comes back with the
 config.pbtxt and the labels that it was served with. The change is one step. The servers that this
 user runs on the repository follow before the command ends: the first answer afterwards is the older
-version's. If one cannot load it, everything stays as it was.
+version's. If one cannot load it, it answers as before, and the repository is as
+before.
 
 A version that is published later is not served. `python -m export promote MODEL` returns to the
 newest version.

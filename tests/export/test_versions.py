@@ -239,6 +239,14 @@ def test_a_version_without_a_manifest_is_said(root, capsys):
     assert "no manifest: its files are not checked" in capsys.readouterr().out
 
 
+def test_a_model_that_only_calls_others_has_no_artifact(root):
+    (root / "ensemble" / "1").mkdir(parents=True)
+    (root / "ensemble" / "config.pbtxt").write_text(
+        f'ensemble_scheduling {{ step {{ model_name: "{MODEL}" model_version: -1 }} }}'
+    )
+    assert verify(root, ["ensemble"])[0].state == "no artifact"
+
+
 def test_the_list_of_versions(root, capsys):
     promote(root, MODEL, to=2)
     (root / MODEL / "1" / "manifest.json").unlink()

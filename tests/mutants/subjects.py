@@ -45,7 +45,11 @@ SUBJECTS = (
             ),
             *(
                 "export/repository.py",
+                "export/locks.py",
                 "export/publication.py",
+                "export/promotion.py",
+                "export/operations.py",
+                "export/verification.py",
                 "export/journal.py",
                 "export/filesystem.py",
                 "export/interruption.py",
