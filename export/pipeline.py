@@ -206,9 +206,12 @@ def export(request: Request, reporter: Reporter) -> list[Outcome]:
             }
         for facts in published.values():
             _refresh(job, facts)
-        images = [name for facts in (made | published).values() for name in _images(job, facts)]
+        images = [
+            image_input.stage(publication, facts, request.image_input)
+            for facts in (made | published).values()
+        ]
         publication.publish()
-    for name in images:
+    for name in filter(None, images):
         reporter.note(f"published: {request.repository / name}, which takes image files")
     return [
         _outcome(request, made[variant], made=True)
@@ -500,21 +503,3 @@ def _texts(request: Request, facts: Manifest) -> dict[str, str | None]:
             f"{config.contract(text)}, and the artifact was proven with {request.preprocessing}"
         )
     return {CONFIG_FILENAME: text, LABELS_FILENAME: labels}
-
-
-def _images(job: _Job, facts: Manifest) -> list[str]:
-    """Stage the ensemble that takes image files for a model. Return its name if it is new.
-
-    One that is published already is kept up to date, even if it was not asked for again.
-    """
-    wanted = job.request.image_input or image_input.published(job.repository.root, facts.model)
-    if wanted is None:
-        return []
-    texts = _texts(job.request, facts)
-    model = config.from_text(texts[CONFIG_FILENAME] or "")
-    labels = texts[LABELS_FILENAME]
-    *others, ensemble = image_input.folders(facts, model, wanted, labels)
-    for folder in others:
-        if folder.name not in job.publication.staged:
-            folder.publish(job.publication)
-    return [ensemble.name] if ensemble.publish(job.publication) else []

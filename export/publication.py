@@ -113,10 +113,10 @@ class Publication:
         self._staged.append(StagedModel(folder, replaces))
         return self._staged[-1]
 
-    @property
-    def staged(self) -> list[str]:
-        """The models that `publish` will put into the repository."""
-        return [staged.folder.name for staged in self._staged]
+    def folder_of(self, model: str) -> Path:
+        """The folder of a model as it will be: the staged one, or else the published one."""
+        staged = (each.folder for each in self._staged if each.folder.name == model)
+        return next(staged, self.root / model)
 
     def publish(self) -> None:
         """Put every staged model into the repository, so that it survives a power failure.
