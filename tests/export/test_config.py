@@ -330,3 +330,19 @@ def test_the_bounds_of_the_gate_are_those_of_the_page():
     suffixes = {name: precision.suffix for name, precision in PRECISIONS.items()}
     assert suffixes == {name: "" if name == "fp32" else f"_{name}" for name in PRECISIONS}
     assert {each.name for each in PRECISIONS.values() if each.is_cast} == {"fp16"}
+
+
+@pytest.mark.parametrize(
+    ("name", "largest"), [("instances", 2**31 - 1), ("queue_timeout_ms", (2**64 - 1) // 1000)]
+)
+def test_the_largest_values_are_those_that_the_fields_of_the_config_hold(name, largest):
+    """An instance count is an int32, and a timeout a uint64 of microseconds."""
+    build(serving=Serving(**{name: largest}))
+    with pytest.raises(OptionError, match=f"`{name}` must be at most {largest}, not"):
+        Serving(**{name: largest + 1})
+
+
+def test_what_decides_an_artifact_is_in_the_identity_of_its_precision():
+    identities = [precision.identity() for precision in PRECISIONS.values()]
+    assert all(identities.count(identity) == 1 for identity in identities)
+    assert not any("summary" in identity for identity in identities)  # a text for people
