@@ -127,9 +127,9 @@ bench: perf-analyzer ## measure both models, served and raw, and write a report:
 	  --batch 8 --concurrency 2
 	@$(BIN)/python -m perf report
 
-bench-cpu: perf-analyzer ## measure all that serves on a CPU, INT8 included, by turns: about 20 minutes
+bench-cpu: perf-analyzer ## measure all that serves on a CPU, INT8 included, by turns: about 25 minutes
 	@test -e perf/results/calibration || $(BIN)/python -m perf crops perf/results/calibration
-	@$(BIN)/python -m export --weights $(or $(WEIGHTS),seeded) --repository $(BENCH) --formats torchscript,onnx,openvino
+	@$(BIN)/python -m export --weights $(or $(WEIGHTS),seeded) --repository $(BENCH) --formats torchscript,pt2,onnx,openvino
 	@$(BIN)/python -m export --weights $(or $(WEIGHTS),seeded) --repository $(BENCH) --formats openvino --precision bf16
 	@$(BIN)/python -m export --weights $(or $(WEIGHTS),seeded) --repository $(BENCH) --formats openvino --precision int8 \
 	  --calibration $(or $(CALIBRATION),perf/results/calibration) --min-agreement $(if $(WEIGHTS),0.95,0)

@@ -249,6 +249,8 @@ def describe(options: argparse.Namespace) -> int:
             f"published with --allow-error {model.allowed_error}: its answers may be that far from "
             "the network's, as a relative error"
         )
+    if model.unproven:
+        facts["parity"] = "published with --unproven: nobody has compared its answers"
     _print_facts(facts, options)
     return 0
 

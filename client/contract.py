@@ -24,6 +24,7 @@ OUTPUT_KIND_PARAMETER = "output.kind"
 WEIGHTS_PARAMETER, SEEDED = "weights", "seeded"
 # Present only if the artifact was published with a larger error than the export allows by default.
 ALLOWED_ERROR_PARAMETER = "parity.allow_error"
+UNPROVEN_PARAMETER = "parity.unproven"
 # Pixels of a resized image that is held in memory as a whole. Pillow uses 4 bytes for each.
 _MAX_RESIZED_PIXELS = 1 << 24
 # The layouts: normalised values, channels first, and pixels that the model normalises itself.

@@ -20,6 +20,9 @@ _OVERLOAD_WORDS = ("Exceeds maximum queue size", "Request timeout expired")
 _RESTRICTION_WORDS = ("This protocol is restricted", "This API is restricted")
 # What Triton's Python backend says of an instance whose process has died.
 _DEAD_STUB = re.compile(r"Stub process '.*' is not healthy")
+# What Triton says to all callers whose requests are in one batch, if one of these requests declares
+# an impossible number of images, as 0 or 2^32. An own request that is too large is refused alone.
+_FOREIGN_SHAPE = re.compile(r"batch size \d+ for '.*', max allowed is \d+")
 # gRPC's text before the cause, for example
 # "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:8001: ".
 _GRPC_PREAMBLE = re.compile(
@@ -45,6 +48,11 @@ def refusal(address: Address, status: str, message: str) -> ClientError:
         return ServerUnreachable(
             f"{address} has lost a process of the model ({message}). `python -m server` starts it "
             "again within seconds; another server must be restarted"
+        )
+    if _FOREIGN_SHAPE.search(message):
+        return ServerUnreachable(
+            f"{address} did not run the request, because another caller's request in the same "
+            f"batch declares a wrong number of images ({message}). Send it again"
         )
     meaning = address.spoken.meaning_of(status, message)
     if any(words in message for words in _OVERLOAD_WORDS):

@@ -13,6 +13,7 @@ from seresnext101_triton.client.contract import (
     ALLOWED_ERROR_PARAMETER,
     PREPROCESSING_PREFIX,
     SEEDED,
+    UNPROVEN_PARAMETER,
     WEIGHTS_PARAMETER,
     OutputKind,
     Preprocessing,
@@ -69,6 +70,7 @@ class ServedModel:
         platform: The platform or the backend that serves the model.
         allowed_error: The relative error from the network that its publisher allowed explicitly;
             empty if the export's own limit was kept.
+        unproven: Whether it was published although nobody had run it and compared its answers.
         image_input: `bytes` or `uint8` if the model takes the content of image files, as a tensor
             of this type; empty if it takes prepared images.
     """
@@ -86,6 +88,7 @@ class ServedModel:
     untrained: bool
     platform: str = ""
     allowed_error: str = ""
+    unproven: bool = False
     image_input: str = ""
 
     @property
@@ -150,6 +153,7 @@ def read_served_model(name: str, versions: Sequence[str], config: pb.ModelConfig
         untrained=parameters.get(WEIGHTS_PARAMETER) == SEEDED,
         platform=config.platform or config.backend,
         allowed_error=parameters.get(ALLOWED_ERROR_PARAMETER, ""),
+        unproven=parameters.get(UNPROVEN_PARAMETER) == "true",
         image_input=image_input,
     )
 

@@ -11,6 +11,7 @@ from seresnext101_triton.client.contract import (
     OUTPUT_KIND_PARAMETER,
     PIXELS,
     SEEDED,
+    UNPROVEN_PARAMETER,
     WEIGHTS_PARAMETER,
     Preprocessing,
 )
@@ -127,6 +128,8 @@ def contract_parameters(manifest: Manifest) -> dict[str, str]:
     }
     if not manifest.weights.trained:
         parameters[WEIGHTS_PARAMETER] = SEEDED
+    if manifest.unproven:
+        parameters[UNPROVEN_PARAMETER] = "true"
     if manifest.parity.get("allow_error") is not None:
         parameters[ALLOWED_ERROR_PARAMETER] = repr(manifest.parity["allow_error"])
     return parameters

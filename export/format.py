@@ -136,6 +136,10 @@ class Format:
                 "delay"
             )
 
+    def is_for_tensorrt(self, precision: Precision) -> bool:
+        """Whether the ONNX that it is made from will be read by TensorRT."""
+        return False
+
     def device(self, serving: Serving) -> str:
         """Where the model is served, `cpu` or `gpu`."""
         return serving.device if "cpu" in self.devices else "gpu"

@@ -26,13 +26,18 @@ from seresnext101_triton.client.server_side import (
     PREPROCESS_PREFIX,
     option_parameters,
 )
-from seresnext101_triton.export import config
+from seresnext101_triton.export import config, promotion
 from seresnext101_triton.export.errors import OptionError, RepositoryError
 from seresnext101_triton.export.format import INPUT, OUTPUT
 from seresnext101_triton.export.manifest import Manifest
 from seresnext101_triton.export.publication import Publication
 from seresnext101_triton.export.serving import DEFAULT_IMAGE_INSTANCES, ImageInput
-from seresnext101_triton.server.versions import CONFIG_FILENAME, LABELS_FILENAME, newest_policy
+from seresnext101_triton.server.versions import (
+    CONFIG_FILENAME,
+    LABELS_FILENAME,
+    newest_policy,
+    read_config,
+)
 
 _PREPARED = "prepared"
 _MODEL_FILENAME = "model.py"
@@ -65,8 +70,8 @@ class Folder:
     texts: Mapping[str, str | None]
 
     def publish(self, publication: Publication) -> bool:
-        """Stage the folder, unless the repository has it already. Return whether it was staged."""
-        if self._is_there(publication.root / self.name):
+        """Stage the folder, unless it is there already. Return whether it was staged."""
+        if self._is_there(publication.folder_of(self.name)):
             return False
         staged = publication.stage(self.name)
         staged.keep_only(self.version)
@@ -87,6 +92,39 @@ class Folder:
             return False
 
 
+def stage(
+    publication: Publication, facts: Manifest, wanted: ImageInput | None = None
+) -> str | None:
+    """Stage the ensemble of one model, if there shall be one and its version is served.
+
+    Args:
+        publication: The transaction, in which the model itself may be staged.
+        facts: The manifest of the model's version.
+        wanted: How image files are taken. If it is None, an ensemble that is published already is
+            kept up to date.
+
+    Returns:
+        The name of the ensemble. None if nothing had to be staged.
+
+    Raises:
+        RepositoryError: Another model has the ensemble's name.
+    """
+    wanted = wanted or published(publication.root, facts.model)
+    folder = publication.folder_of(facts.model)
+    if wanted is None or facts.version not in promotion.by_policy(folder):
+        return None
+    labels = folder / LABELS_FILENAME
+    *others, ensemble = folders(
+        facts,
+        read_config(folder),
+        wanted,
+        labels.read_text(encoding="utf-8") if labels.exists() else None,
+    )
+    for other in others:
+        other.publish(publication)
+    return ensemble.name if ensemble.publish(publication) else None
+
+
 def folders(
     facts: Manifest, model: pb.ModelConfig, image_input: ImageInput, labels: str | None
 ) -> list[Folder]:
@@ -101,7 +139,7 @@ def folders(
     largest = max(model.max_batch_size, 1)
     if not model.max_batch_size:
         # Without a batcher, the model takes any number of images. The warm-up has the maximum.
-        largest = max(warmup.inputs[INPUT].dims[0] for warmup in model.model_warmup)
+        largest = max((each.inputs[INPUT].dims[0] for each in model.model_warmup), default=1)
     limits = _limits()
     prepare = _preprocess(facts.preprocessing, image_input, largest, limits)
     ensemble = pb.ModelConfig(

@@ -36,7 +36,7 @@ class Manifest:
             the input is FP32 or UINT8, as the layout of `preprocessing` says.
         output: `probabilities` or `logits`.
         preprocessing: The contract for the input.
-        parity: The gate's figures.
+        parity: The gate's figures; `unproven` alone where nothing was run.
         ranges: For FP16, the largest magnitude of every activation on the gate's inputs, and the
             headroom to FP16's largest number.
         quantization: For INT8, the images, the method, the noise on each layer and the kernels:
@@ -71,6 +71,11 @@ class Manifest:
     def classes(self) -> int:
         """Length of the output vector."""
         return int(self.tensors["output"]["dims"][0])
+
+    @property
+    def unproven(self) -> bool:
+        """Whether it was published although no machine has run it."""
+        return bool(self.parity.get("unproven"))
 
     @property
     def bytes(self) -> int:

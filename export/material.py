@@ -30,6 +30,8 @@ class Material:
             `seresnext101_triton.export.ranges.measure` returns it.
         quantization: Where the ONNX was quantised, how:
             `seresnext101_triton.export.quantization.recipe.Quantized.facts`.
+        tensorrt_rtx: The version of NVIDIA's builder that has built an engine from the ONNX; None
+            where none has.
         takes_pixels: Whether the network and the ONNX take pixels and normalise them.
     """
 
@@ -41,6 +43,7 @@ class Material:
     onnx: Path | None = None
     ranges: dict[str, Any] | None = None
     quantization: dict[str, Any] | None = None
+    tensorrt_rtx: str | None = None
     takes_pixels: bool = False
 
     @property

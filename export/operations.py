@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tritonclient.grpc import model_config_pb2 as pb
 
-from seresnext101_triton.export import live, promotion
+from seresnext101_triton.export import image_input, live, manifest, promotion
 from seresnext101_triton.export.errors import OptionError, VersionError
 from seresnext101_triton.export.filesystem import explained, sync
 from seresnext101_triton.export.publication import Publication
@@ -189,6 +189,8 @@ def _publish(
 ) -> None:
     staged = publication.stage(model)
     promotion.switch(staged, version, policy)
+    if facts := manifest.read(staged.folder / str(version)):
+        image_input.stage(publication, facts)
     publication.publish()
 
 

@@ -40,6 +40,7 @@ from seresnext101_triton.export.reporting import Reporter
 from seresnext101_triton.export.repository import Repository
 from seresnext101_triton.export.request import Request, Variant
 from seresnext101_triton.export.served import PixelNetwork, ServedNetwork
+from seresnext101_triton.export.tensorrt import rtx
 from seresnext101_triton.export.weights import resolve
 from seresnext101_triton.export.weights.provenance import Provenance, Source
 from seresnext101_triton.server.digest import sha256
@@ -205,9 +206,12 @@ def export(request: Request, reporter: Reporter) -> list[Outcome]:
             }
         for facts in published.values():
             _refresh(job, facts)
-        images = [name for facts in (made | published).values() for name in _images(job, facts)]
+        images = [
+            image_input.stage(publication, facts, request.image_input)
+            for facts in (made | published).values()
+        ]
         publication.publish()
-    for name in images:
+    for name in filter(None, images):
         reporter.note(f"published: {request.repository / name}, which takes image files")
     return [
         _outcome(request, made[variant], made=True)
@@ -333,15 +337,35 @@ def _materials(
     materials = {}
     for precision in dict.fromkeys(variant.precision for variant in variants):
         material = _cast(job, folded, gate, precision)
-        if any(each.format.from_onnx for each in variants if each.precision == precision):
+        made = [each.format for each in variants if each.precision == precision]
+        if any(format.from_onnx for format in made):
             with job.reporter.step(f"exporting the network in {precision.name} as ONNX"):
                 material = _with_onnx(material, scratch / f"{precision.name}.onnx")
         if precision.quantized:
             material = _quantized(job, material, gate, scratch)
         if job.request.preprocessing.takes_pixels:
             material = _of_pixels(job, material, scratch)
+        if any(format.is_for_tensorrt(precision) for format in made):
+            material = _built_by_nvidia(job, material)
         materials[precision] = material
     return materials
+
+
+def _built_by_nvidia(job: _Job, material: Material) -> Material:
+    """Have NVIDIA's own builder read the ONNX file, where it is installed.
+
+    Raises:
+        BuildError: It refuses the file.
+    """
+    if not rtx.is_installed():
+        job.reporter.note(
+            f"{rtx.PRODUCT} is not installed, so NVIDIA's builder has not read the ONNX file: "
+            "pip install '.[rtx]'"
+        )
+        return material
+    label = f"building the ONNX file in {material.precision.name} with {rtx.PRODUCT}"
+    with job.reporter.step(label):
+        return replace(material, tensorrt_rtx=rtx.check(material.graph, rtx.profile_of(material)))
 
 
 def _cast(job: _Job, folded: ServedNetwork, gate: Gate, precision: Precision) -> Material:
@@ -424,7 +448,10 @@ def _add_version(job: _Job, network: Network, artifact: Artifact, key: str) -> M
         preprocessing=request.preprocessing,
         parity=artifact.proof.parity,
         ranges=material.ranges,
-        tools=manifest.tool_versions("numpy", "pillow", "onnxruntime", *variant.format.packages),
+        tools={
+            **manifest.tool_versions("numpy", "pillow", "onnxruntime", *variant.format.packages),
+            **({rtx.PACKAGE: material.tensorrt_rtx} if material.tensorrt_rtx else {}),
+        },
         triton=request.target,
         quantization=material.quantization,
         speed=artifact.proof.speed,
@@ -476,21 +503,3 @@ def _texts(request: Request, facts: Manifest) -> dict[str, str | None]:
             f"{config.contract(text)}, and the artifact was proven with {request.preprocessing}"
         )
     return {CONFIG_FILENAME: text, LABELS_FILENAME: labels}
-
-
-def _images(job: _Job, facts: Manifest) -> list[str]:
-    """Stage the ensemble that takes image files for a model. Return its name if it is new.
-
-    One that is published already is kept up to date, even if it was not asked for again.
-    """
-    wanted = job.request.image_input or image_input.published(job.repository.root, facts.model)
-    if wanted is None:
-        return []
-    texts = _texts(job.request, facts)
-    model = config.from_text(texts[CONFIG_FILENAME] or "")
-    labels = texts[LABELS_FILENAME]
-    *others, ensemble = image_input.folders(facts, model, wanted, labels)
-    for folder in others:
-        if folder.name not in job.publication.staged:
-            folder.publish(job.publication)
-    return [ensemble.name] if ensemble.publish(job.publication) else []

@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from seresnext101_triton.export import interruption, journal
 from seresnext101_triton.export.errors import RepositoryError
 from seresnext101_triton.export.filesystem import explained, link_tree, reason, sync, sync_tree
 from seresnext101_triton.export.locks import FolderLock
+from seresnext101_triton.server.embedded import EMBEDDED_CONFIG_FILENAME, embedded_text
+from seresnext101_triton.server.versions import CONFIG_FILENAME
 
 LONGEST_CHANGE_S = 60.0
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
@@ -111,10 +113,10 @@ class Publication:
         self._staged.append(StagedModel(folder, replaces))
         return self._staged[-1]
 
-    @property
-    def staged(self) -> list[str]:
-        """The models that `publish` will put into the repository."""
-        return [staged.folder.name for staged in self._staged]
+    def folder_of(self, model: str) -> Path:
+        """The folder of a model as it will be: the staged one, or else the published one."""
+        staged = (each.folder for each in self._staged if each.folder.name == model)
+        return next(staged, self.root / model)
 
     def publish(self) -> None:
         """Put every staged model into the repository, so that it survives a power failure.
@@ -274,9 +276,21 @@ class StagedModel:
     def write(self, filename: str, content: str | bytes | None) -> None:
         """Write a file beside the versions, or `N/FILE` in one. None removes the file.
 
-        The published file stays unchanged, although the staged file was a link to it.
+        The published file stays unchanged, although the staged file was a link to it. Beside
+        config.pbtxt lies the config for the embedded server, where that needs another one.
         """
+        content = content.encode() if isinstance(content, str) else content
+        self._write(filename, content)
+        if filename == CONFIG_FILENAME:
+            embedded = embedded_text((content or b"").decode(errors="replace"))
+            self._write(EMBEDDED_CONFIG_FILENAME, embedded.encode() if embedded else None)
+
+    def _write(self, filename: str, content: bytes | None) -> None:
         path = self.folder / filename
         path.unlink(missing_ok=True)
         if content is not None:
-            path.write_bytes(content.encode() if isinstance(content, str) else content)
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
+        elif path.parent != self.folder and path.parent.name == "configs":
+            with suppress(OSError):  # it is not there, or holds another file
+                path.parent.rmdir()

@@ -19,6 +19,7 @@ from seresnext101_triton.export.journal import undo_killed
 from seresnext101_triton.export.locks import FolderLock
 from seresnext101_triton.export.publication import LONGEST_CHANGE_S, Publication
 from seresnext101_triton.server import versions
+from seresnext101_triton.server.ensembles import artifact_models
 
 
 class Repository:
@@ -33,7 +34,7 @@ class Repository:
         self.root = Path(realpath(root))
 
     def models(self) -> list[str]:
-        """The names of the models that have a version, sorted.
+        """The names of the models that have a version and an artifact of their own, sorted.
 
         Raises:
             RepositoryError: The repository is not there, or cannot be read.
@@ -42,7 +43,8 @@ class Repository:
             raise RepositoryError(f"{self.root} is not a folder: name a `repository` that exists")
         with explained(self.root):
             folders = sorted(path.name for path in self.root.iterdir() if path.is_dir())
-        return [name for name in folders if not name.startswith(".") and self.versions(name)]
+        names = [name for name in folders if not name.startswith(".") and self.versions(name)]
+        return artifact_models([self.root / name for name in names])
 
     def versions(self, model: str) -> list[int]:
         """The published versions of a model, oldest first."""

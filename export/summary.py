@@ -23,13 +23,7 @@ UNTRAINED = (
 def conclude(outcomes: Sequence[Outcome], reporter: Reporter, seconds: float) -> None:
     """What was published, how well it agrees with the network, and what it cost."""
     manifests = [outcome.manifest for outcome in outcomes]
-    parity = manifests[0].parity
-    batches = ", ".join(map(str, parity["batches"]))
-    inputs = "images held out of calibration" if outcomes[0].manifest.quantization else "inputs"
-    reporter.note(
-        f"against the eager FP32 network: {parity['samples']} {inputs}, each at batch {batches}"
-    )
-    reporter.table(_parity_table(manifests))
+    _tell_proofs(manifests, reporter)
     for warning in dict.fromkeys(
         warning for outcome in outcomes for warning in outcome.manifest.parity.get("warnings", ())
     ):
@@ -55,6 +49,21 @@ def conclude(outcomes: Sequence[Outcome], reporter: Reporter, seconds: float) ->
     if not all(outcome.manifest.weights.trained for outcome in outcomes):
         for line in UNTRAINED:
             reporter.note(line, style="bold yellow reverse")
+
+
+def _tell_proofs(manifests: Sequence[Manifest], reporter: Reporter) -> None:
+    """The figures of the gate, and which artifacts nobody has run."""
+    if proven := [facts for facts in manifests if not facts.unproven]:
+        parity = proven[0].parity
+        batches = ", ".join(map(str, parity["batches"]))
+        inputs = "images held out of calibration" if proven[0].quantization else "inputs"
+        reporter.note(
+            f"against the eager FP32 network: {parity['samples']} {inputs}, each at batch {batches}"
+        )
+        reporter.table(_parity_table(proven))
+    for facts in manifests:
+        if facts.unproven:
+            reporter.note(f"UNPROVEN: no machine has run {facts.model}", style="bold yellow")
 
 
 def _parity_table(manifests: Sequence[Manifest]) -> Table:

@@ -57,7 +57,7 @@ def _cells(version: Version) -> tuple[str, ...]:
         facts.created[:16].replace("T", " "),
         f"{facts.format} {facts.precision}",
         f"{weights.kind} {weights.sha256[:_DIGITS]}",
-        f"{facts.parity['relative_error']:.1e}",
+        "unproven" if facts.unproven else f"{facts.parity['relative_error']:.1e}",
         f"{facts.bytes / 1e6:.1f} MB",
         served,
     )

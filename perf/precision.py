@@ -96,6 +96,8 @@ def device_name(device: str) -> str:
 
 
 def _runs(network: ServedNetwork, crop: int, device: str) -> dict[str, Run]:
+    # Traced on the CPU, before `to` moves the network itself.
+    script = _torchscript(network.folded().in_half(), crop, device)
     eager, eager_half = (
         each.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         for each in (network, network.folded().in_half())
@@ -103,7 +105,6 @@ def _runs(network: ServedNetwork, crop: int, device: str) -> dict[str, Run]:
     runs: dict[str, Run] = {"eager FP32": _with_tf32(eager, allowed=False)}
     if device == "cuda":
         runs["eager TF32"] = _with_tf32(eager, allowed=True)
-    script = _torchscript(network.folded().in_half(), crop, device)
     return runs | {"eager FP16": eager_half, "TorchScript FP16": script}
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
+from seresnext101_triton.server.embedded import EMBEDDED_CONFIG_NAME
 from seresnext101_triton.server.errors import InstallationError
 
 # Folders of backends: `<name>/model.py` serves the models whose config.pbtxt names that backend.
@@ -92,7 +93,11 @@ def _embedded(workspace: Path) -> Installation:
     ]
     return Installation(
         executable=triton / "bin" / "tritonserver",
-        arguments=(f"--backend-directory={backends}", f"--cache-directory={triton / 'caches'}"),
+        arguments=(
+            f"--backend-directory={backends}",
+            f"--cache-directory={triton / 'caches'}",
+            f"--model-config-name={EMBEDDED_CONFIG_NAME}",
+        ),
         environment={
             "LD_LIBRARY_PATH": ":".join(libraries),
             **KEEP_FREED_MEMORY,

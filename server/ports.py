@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from seresnext101_triton.client.errors import UsageError
 from seresnext101_triton.server.errors import PortInUse
 
 LOCALHOST = "127.0.0.1"
@@ -38,8 +39,11 @@ class Ports:
             address: The interface to listen on.
 
         Raises:
+            UsageError: The interface is not named. A socket would listen on every one.
             PortInUse: Another process listens on a requested port.
         """
+        if not address.strip():
+            raise UsageError("`address` is empty: name an address of this machine")
         taken: list[socket.socket] = []
         asked = [port for port in vars(self).values() if port]
         if len(set(asked)) < len(asked):

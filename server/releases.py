@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from seresnext101_triton.server import TRITON_RELEASE
 from seresnext101_triton.server.errors import ReleaseError, UnknownRelease
 
+# The first release whose PyTorch backend serves `platform: "torch_aoti"` with batches.
+FIRST_WITH_PT2 = "26.06"
+
 
 @dataclass(frozen=True)
 class Release:
@@ -41,6 +44,21 @@ class Release:
     def image(self) -> str:
         """The image's name in NVIDIA's registry."""
         return f"nvcr.io/nvidia/tritonserver:{self.name}-py3"
+
+    def check_pt2(self) -> None:
+        """Check that this release's PyTorch backend can batch AOTInductor packages.
+
+        Sources: pull requests 196 and 198 of pytorch_backend (June 2026, branch r26.06).
+
+        Raises:
+            ReleaseError: It cannot.
+        """
+        if self.name < FIRST_WITH_PT2:
+            raise ReleaseError(
+                f"the PyTorch backend of tritonserver {self.name} cannot batch AOTInductor "
+                f"packages: name release {FIRST_WITH_PT2} or a later one with `target`, or export "
+                "torchscript"
+            )
 
     def check_plan(self, tensorrt: str, *, version_compatible: bool) -> None:
         """Check that this release can load a plan, by the rules of TensorRT's support matrix.

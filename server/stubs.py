@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from seresnext101_triton.server.process import ending
@@ -28,7 +28,7 @@ class Stub:
         started: When it was started, in ticks since the boot. With the process id, it is unique.
         model: The model that it runs; empty if it died before it was seen alive.
         version: The version of the model.
-        exit_status: How it ended, as wait(2) tells it. None while it runs.
+        exit_status: How it ended, as wait(2) tells it. None while it runs, and if it is not known.
     """
 
     pid: int
@@ -43,9 +43,11 @@ class Stub:
         return self.started / os.sysconf("SC_CLK_TCK")
 
     @property
-    def end(self) -> str:
-        """How it ended, in words."""
-        return ending(os.waitstatus_to_exitcode(self.exit_status or 0))
+    def fate(self) -> str:
+        """What became of it, in words."""
+        if self.exit_status is None:
+            return "is gone"
+        return f"ended with {ending(os.waitstatus_to_exitcode(self.exit_status))}"
 
 
 class StubWatch:
@@ -53,30 +55,35 @@ class StubWatch:
 
     def __init__(self) -> None:
         self._alive: dict[tuple[int, int], Stub] = {}
-        self._reported: set[tuple[int, int]] = set()
 
     def died(self, server: int) -> list[Stub]:
-        """The stubs that have died since the last call. A stub that Triton ends is not among them.
+        """The stubs that have died since the last call.
 
-        Triton collects the exit status of a stub that it has ended, so that only the others stay
-        behind, as zombies.
+        A stub that was killed stays behind as a zombie until Triton collects its exit status, or it
+        is gone before it was seen as one. A stub that Triton itself has ended is also gone: the
+        caller must check that its version of the model is still served.
 
         Args:
             server: Process id of the server.
         """
         found = {(stub.pid, stub.started): stub for stub in stubs_of(server)}
+        living = {key: stub for key, stub in found.items() if stub.exit_status is None}
+        started = {
+            (new.model, new.version) for key, new in living.items() if key not in self._alive
+        }
         dead = []
-        for key, stub in found.items():
-            if stub.exit_status is None:
-                self._alive[key] = stub
-            elif stub.exit_status and key not in self._reported and key in self._alive:
-                self._reported.add(key)
-                seen = self._alive[key]
-                dead.append(
-                    Stub(stub.pid, stub.started, seen.model, seen.version, stub.exit_status)
-                )
-        self._alive = {key: stub for key, stub in self._alive.items() if key in found}
-        self._reported &= found.keys()
+        for key, seen in self._alive.items():
+            if key in living:
+                continue
+            if key not in found and _fields(seen.pid)[19:20] == [str(seen.started)]:
+                living[key] = seen  # the kernel may leave out a child while another ends
+                continue
+            status = found[key].exit_status if key in found else None
+            # Triton ends the old stubs of a version after it has started new ones.
+            is_replaced = status is None and (seen.model, seen.version) in started
+            if status != 0 and not is_replaced:
+                dead.append(replace(seen, exit_status=status))
+        self._alive = living
         return dead
 
 
@@ -85,9 +92,9 @@ def stubs_of(server: int) -> Iterator[Stub]:
     for pid in children_of(server):
         # A process may end while its files are read.
         with suppress(OSError, ValueError, IndexError):
-            head, _, tail = (_PROC / str(pid) / "stat").read_text().rpartition(")")
-            fields = tail.split()  # from field 3 of proc_pid_stat(5) on
-            if head.partition("(")[2] != _NAME:
+            name = (_PROC / str(pid) / "comm").read_text().strip()
+            fields = _fields(pid)
+            if name != _NAME or not fields:
                 continue
             is_zombie = fields[0] == "Z"
             artifact = Path()
@@ -101,6 +108,14 @@ def stubs_of(server: int) -> Iterator[Stub]:
                 version=artifact.parent.name,
                 exit_status=int(fields[49]) if is_zombie else None,
             )
+
+
+def _fields(pid: int) -> list[str]:
+    """The fields of proc_pid_stat(5) from the third on. Empty if there is no such process."""
+    try:
+        return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
 
 
 def children_of(pid: int) -> Iterator[int]:

@@ -33,7 +33,7 @@ class Patience:
     first_pause_s: float = 0.25
     longest_pause_s: float = 30.0
     attempts: int = 10
-    stable_s: float = 60.0
+    stable_s: float = 10.0
 
 
 class Backoff:
@@ -228,7 +228,7 @@ class Supervisor:
         counts = dict(self._server.launch.model_restarts)
         counts[model] = counts.get(model, 0) + 1
         self._server.publish(model_restarts=counts)
-        why = f"model {model}: its process {stub.pid} ended with {stub.end}"
+        why = f"model {model}: its process {stub.pid} {stub.fate}"
         self._say(f"{why}; {'it is loaded again' if recovery.begin() else 'it is given up'}")
 
     def _is_served(self, stub: Stub) -> bool:

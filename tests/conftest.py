@@ -10,6 +10,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+import fcntl
 import shutil
 import signal
 import subprocess
@@ -82,6 +83,19 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> list[Outcome]:
         labels=str(ten),
     )
     return outcomes + export(logits, QUIET)
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with the small network as AOTInductor package: half a minute, once in a run."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    repository = shared / "compiled" / "models"
+    repository.parent.mkdir(exist_ok=True)
+    with open(repository.parent / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        export(tiny_request(repository, formats=("pt2",), serving=Serving(max_batch=8)), QUIET)
+    return repository
 
 
 @pytest.fixture(scope="session")

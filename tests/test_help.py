@@ -13,7 +13,7 @@ HEAVY = {
 }
 
 
-@pytest.mark.parametrize("package", ["client", "export", "perf", "server"])
+@pytest.mark.parametrize("package", ["client", "export", "perf", "server", "server.fleet"])
 def test_help_is_complete_and_light(package):
     script = (
         f"import sys\nfrom seresnext101_triton.{package}.cli import main\n"

@@ -34,6 +34,10 @@ class Onnx(Format):
 
         link(str(material.graph), str(folder / self.filename))
 
+    def is_for_tensorrt(self, precision: Precision) -> bool:
+        """In INT8 it is made for TensorRT: ONNX Runtime alone runs it too, and slowly."""
+        return precision.quantized
+
     def tune_gpu(self, config: pb.ModelConfig) -> None:
         """Use the CUDA provider.
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from seresnext101_triton.export.format import INPUT
 from seresnext101_triton.export.formats.onnx import Onnx
-from seresnext101_triton.export.precision import FP16, FP32
+from seresnext101_triton.export.precision import FP16, FP32, Precision
 from seresnext101_triton.server import ENGINE_CACHE
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ class OnnxTensorRT(Onnx):
     default_precision = FP16
     cpu_precisions = ()
     devices = ("gpu",)
+
+    def is_for_tensorrt(self, precision: Precision) -> bool:
+        return True
 
     def tune_gpu(self, config: pb.ModelConfig) -> None:
         """Use the TensorRT provider, with the CUDA provider behind it.

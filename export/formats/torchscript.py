@@ -1,7 +1,7 @@
 """TorchScript, for Triton's PyTorch backend.
 
-TorchScript is deprecated in PyTorch, and still what that backend wants: its successor there,
-`torch_aoti`, takes no batch above 1.
+PyTorch has deprecated TorchScript. It is the format of that backend that every release serves, on
+any device; `seresnext101_triton.export.formats.pt2` is its successor.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ class TorchScript(Format):
         example = material.example
         layout = torch.channels_last
         network = material.network.to(memory_format=layout)  # type: ignore[call-overload]
-        with torch.no_grad():
+        # A traced convolution keeps whether it may compute in TF32, for every GPU that it will run
+        # on. What is FP32 in the network is FP32 in the artifact.
+        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+        with torch.no_grad(), exact:
             frozen = torch.jit.freeze(torch.jit.trace(network, example, check_trace=False))
             output = network(example)
         tensors = {

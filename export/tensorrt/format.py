@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seresnext101_triton.export.errors import BuildError, MissingHardware, OptionError
-from seresnext101_triton.export.format import INPUT, Format, Proof
+from seresnext101_triton.export.format import Format, Proof
 from seresnext101_triton.export.precision import FP16, FP32, Precision
-from seresnext101_triton.export.tensorrt import container, local
+from seresnext101_triton.export.tensorrt import container, local, rtx
 from seresnext101_triton.export.tensorrt import gpu as gpus
 from seresnext101_triton.export.tensorrt import plan as plans
 from seresnext101_triton.export.tensorrt.options import add_tuning, tuning_of
@@ -88,6 +88,9 @@ class TensorRT(Format):
     def with_arguments(self, arguments: Namespace) -> TensorRT:
         return TensorRT(tuning_of(arguments), tuple(arguments.brought), arguments.in_image)
 
+    def is_for_tensorrt(self, precision: Precision) -> bool:
+        return True
+
     def missing(self) -> str | None:
         """What this machine lacks to build a plan and prove it; None where it need not do so."""
         return None if self.brought or self.in_image else _missing()
@@ -124,7 +127,7 @@ class TensorRT(Format):
 
         gate.check_onnx(material.graph, material.precision, material.release)
         best = self.tuning.opt_batch or material.max_batch
-        profile = Profile(INPUT, tuple(material.example.shape[1:]), best, material.max_batch)
+        profile = replace(rtx.profile_of(material), opt=best)
         onnx_sha256 = sha256(material.graph)
         made = {path: _read_brought(path, onnx_sha256, profile) for path in self.brought}
         if self.in_image or not _suffices(made):

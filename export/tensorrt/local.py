@@ -12,7 +12,7 @@ from seresnext101_triton.export.tensorrt import trtexec
 from seresnext101_triton.export.tensorrt.plan import BuildSpec, Plan
 
 if TYPE_CHECKING:
-    from seresnext101_triton.export.tensorrt.builder import Watcher
+    from seresnext101_triton.export.tensorrt.listening import Watcher
 
 
 def build(spec: BuildSpec, watcher: Watcher, note: Callable[[str], None]) -> Plan:

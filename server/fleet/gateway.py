@@ -169,7 +169,9 @@ def _route(name: str) -> Message:
             "retry_on": f"connect-failure,refused-stream,reset,{again}",
             "num_retries": 3,
             "retry_host_predicate": [previous_hosts],
-            "host_selection_retry_max_attempts": 5,
+            # A server that has just ended has the least requests, so that nearly every choice
+            # falls on it. With few attempts to choose another, requests were lost.
+            "host_selection_retry_max_attempts": 100,
             "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.5s"},
         },
     }
@@ -192,7 +194,7 @@ def _cluster(name: str, places: list[tuple[str, int]], gateway: Gateway) -> Mess
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
         "lb_policy": "LEAST_REQUEST",
         # Of a few servers, two random choices are often the same one.
-        "least_request_lb_config": {"choice_count": 4},
+        "least_request_lb_config": {"choice_count": 3},
         # A request is never sent to a server that is known to be absent. If all are, the client is
         # told at once.
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},

@@ -18,7 +18,9 @@ __all__ = ["RUNTIMES", "Runtime", "TensorSpec", "load"]
 RUNTIMES = {
     "onnxruntime": "seresnext101_triton.server.runtimes.onnxruntime:OnnxRuntime",
     "openvino": "seresnext101_triton.server.runtimes.openvino:OpenVino",
+    "pt2": "seresnext101_triton.server.runtimes.pt2:Pt2",
     "tensorrt": "seresnext101_triton.server.runtimes.tensorrt:TensorRT",
+    "tensorrt_rtx": "seresnext101_triton.server.runtimes.tensorrt_rtx:TensorRTRtx",
     "torchscript": "seresnext101_triton.server.runtimes.torchscript:TorchScript",
 }
 
@@ -27,6 +29,7 @@ _EXTRAS = {
     "onnxruntime": "serve-onnx",
     "openvino": "serve-openvino",
     "tensorrt": "gpu",
+    "tensorrt_rtx_bindings": "rtx",
     "torch": "serve-torchscript",
 }
 

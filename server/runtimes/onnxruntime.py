@@ -20,6 +20,7 @@ from seresnext101_triton.server.runtimes.base import (
 )
 
 _TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
+_CUDA = "CUDAExecutionProvider"
 
 
 class OnnxRuntime(Runtime):
@@ -40,6 +41,11 @@ class OnnxRuntime(Runtime):
         except Exception as error:  # noqa: BLE001  (onnxruntime's errors have no other base)
             why = (str(error).splitlines() or ["it does not say why"])[0]
             raise ArtifactError(f"{artifact} cannot be loaded by ONNX Runtime: {why}") from None
+        if device != "cpu" and _CUDA not in self._session.get_providers():
+            raise ArtifactError(  # ONNX Runtime would go on with the CPU, after a line in its log
+                f"{artifact} cannot be run on {device}: ONNX Runtime cannot load CUDA or cuDNN; "
+                "the log before this line has its reason"
+            )
         self.input = _only(artifact, "input", self._session.get_inputs())
         self.output = _only(artifact, "output", self._session.get_outputs())
 
@@ -93,9 +99,11 @@ def _only(artifact: Path, kind: str, nodes: Sequence[Any]) -> TensorSpec:
 def _providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
     if device == "cpu":
         return ["CPUExecutionProvider"]
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+    if _CUDA not in onnxruntime.get_available_providers():
         raise ArtifactError(
             f"{device} was asked for, but this onnxruntime has no CUDA: install onnxruntime-gpu"
         )
+    # From the packages nvidia-*, as PyTorch installs them; without them, from the system.
+    onnxruntime.preload_dlls()
     cuda = {"device_id": device.removeprefix("cuda:")}
-    return [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]
+    return [(_CUDA, cuda), "CPUExecutionProvider"]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from seresnext101_triton.client.contract import OutputKind
 from seresnext101_triton.client.decoding import decode
 from seresnext101_triton.client.errors import AnswerError, ClientError, ContractError
+from seresnext101_triton.client.ranking import ranked_apart
 
 KINDS = list(OutputKind)
 
@@ -112,3 +113,20 @@ def test_any_answer_is_predictions_or_one_of_our_errors(entries, kind):
         assert 0 <= one.probability <= 1 and math.isfinite(one.probability) and one.index >= 0
         assert not set(one.label) & set(map(chr, range(32)))
         one.label.encode()
+
+
+def test_a_ranking_of_a_batch_is_taken_apart_with_and_without_labels():
+    """The row is Triton's: highest value first, and an index that counts on from image to image."""
+    bare = np.array([b"0.9:4", b"0.8:0", b"0.5:1", b"0.1:5", b"0.05:3", b"0.0:2"])
+    expected = [[b"0.8:0", b"0.5:1", b"0.0:2"], [b"0.9:1", b"0.1:2", b"0.05:0"]]
+    assert ranked_apart(bare, 2, 3).tolist() == expected
+    # Labels stand only with the first image, and may hold colons.
+    labels = {b"0": b":a", b"1": b":b: c", b"2": b":d"}
+    labelled = [entry + labels.get(entry.partition(b":")[2], b"") for entry in bare.tolist()]
+    assert ranked_apart(np.array(labelled, np.object_), 2, 3).tolist() == [
+        [b"0.8:0:a", b"0.5:1:b: c", b"0.0:2:d"],
+        [b"0.9:1:b: c", b"0.1:2:d", b"0.05:0:a"],
+    ]
+    for broken in (bare[:5], np.array([*bare[:5], b"0.9:4"]), np.array([*bare[:5], b"0.0:9"])):
+        with pytest.raises(ContractError, match="ranking of 2 images"):
+            ranked_apart(broken, 2, 3)

@@ -43,6 +43,7 @@ def read(tmp_path):
         ("日本.jpg,3\n", {"日本.jpg": 3}),
         (b"caf\xe9.jpg,3\n", {"caf\udce9.jpg": 3}),
         ('"two\nlines.jpg",3\n', {"two\nlines.jpg": 3}),
+        ('"two\r\nlines.jpg",3\r\n', {"two\r\nlines.jpg": 3}),
         ("./a.jpg,3\na.jpg,3\n", {"a.jpg": 3}),
     ],
 )

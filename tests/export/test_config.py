@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from seresnext101_triton.client.contract import OutputKind, Preprocessing
 from seresnext101_triton.export import image_input
-from seresnext101_triton.export.config import from_text, model_config, to_text
+from seresnext101_triton.export.config import contract, from_text, model_config, to_text
 from seresnext101_triton.export.errors import OptionError
 from seresnext101_triton.export.formats import DEFAULT_FORMATS, FORMATS
 from seresnext101_triton.export.labels import labels_for
 from seresnext101_triton.export.manifest import Manifest
+from seresnext101_triton.export.precision import PRECISIONS
 from seresnext101_triton.export.serving import ImageInput, Serving
 from seresnext101_triton.export.weights import Provenance
 from seresnext101_triton.server import ENGINE_CACHE
@@ -302,3 +304,45 @@ def test_labels_of_ones_own(tmp_path):
 def test_a_number_that_nothing_can_hold_is_refused_before_the_export(options):
     with pytest.raises(OptionError, match="must be at most"):
         Serving(**options)
+
+
+def test_a_request_may_bring_a_timeout_of_its_own():
+    config = build(serving=Serving(queue_timeout_ms=30))
+    assert config.dynamic_batching.default_queue_policy.allow_timeout_override
+
+
+def test_the_response_cache_is_there_if_it_was_asked_for():
+    assert build(serving=Serving(response_cache=True)).response_cache.enable
+    assert not build().HasField("response_cache")
+
+
+def test_a_config_is_read_back_as_clients_read_it():
+    prepared = Preprocessing(resize=300, crop=288, interpolation="bicubic", std=(0.5, 0.25, 1.0))
+    assert contract(to_text(build(preprocessing=prepared))) == prepared
+
+
+def test_the_bounds_of_the_gate_are_those_of_the_page():
+    page = (PROJECT / "docs/formats.md").read_text()
+    rows = re.findall(r"^\| (FP32|FP16|bfloat16|INT8) \| (\S+) \|", page, flags=re.MULTILINE)
+    names = {"bfloat16": "bf16"}
+    found = {names.get(name, name.lower()): float(bound) for name, bound in rows}
+    assert found == {name: precision.bound for name, precision in PRECISIONS.items()}
+    suffixes = {name: precision.suffix for name, precision in PRECISIONS.items()}
+    assert suffixes == {name: "" if name == "fp32" else f"_{name}" for name in PRECISIONS}
+    assert {each.name for each in PRECISIONS.values() if each.is_cast} == {"fp16"}
+
+
+@pytest.mark.parametrize(
+    ("name", "largest"), [("instances", 2**31 - 1), ("queue_timeout_ms", (2**64 - 1) // 1000)]
+)
+def test_the_largest_values_are_those_that_the_fields_of_the_config_hold(name, largest):
+    """An instance count is an int32, and a timeout a uint64 of microseconds."""
+    build(serving=Serving(**{name: largest}))
+    with pytest.raises(OptionError, match=f"`{name}` must be at most {largest}, not"):
+        Serving(**{name: largest + 1})
+
+
+def test_what_decides_an_artifact_is_in_the_identity_of_its_precision():
+    identities = [precision.identity() for precision in PRECISIONS.values()]
+    assert all(identities.count(identity) == 1 for identity in identities)
+    assert not any("summary" in identity for identity in identities)  # a text for people

@@ -35,10 +35,12 @@ def test_every_format_has_a_runtime():
     assert {format.runtime for format in FORMATS.values()} <= set(RUNTIMES)
     assert [(format.platform, format.filename) for format in FORMATS.values()] == [
         ("pytorch_libtorch", "model.pt"),
+        ("torch_aoti", "model.pt2"),
         ("onnxruntime_onnx", "model.onnx"),
         ("onnxruntime_onnx", "model.onnx"),
         ("openvino", "model.xml"),
         ("tensorrt_plan", "model.plan"),
+        ("tensorrt_rtx", "model.engine"),
     ]
 
 

@@ -17,6 +17,8 @@ from seresnext101_triton.export.cli import main
 from seresnext101_triton.export.config import from_text, model_config
 from seresnext101_triton.export.errors import OptionError, RepositoryError
 from seresnext101_triton.export.manifest import Manifest, load
+from seresnext101_triton.export.operations import promote, roll_back
+from seresnext101_triton.export.pipeline import export
 from seresnext101_triton.export.repository import Repository
 from seresnext101_triton.export.serving import ImageInput, Serving
 from seresnext101_triton.server import cli as server_cli
@@ -25,6 +27,7 @@ from seresnext101_triton.server.ensembles import artifact_models, needs_of, with
 from seresnext101_triton.server.errors import InstallationError
 from seresnext101_triton.server.models import served_models
 from seresnext101_triton.server.ports import LOCALHOST, Ports
+from tests.conftest import QUIET, tiny_request
 
 
 @pytest.fixture
@@ -106,6 +109,35 @@ def test_a_new_version_takes_the_place_of_the_old_one(facts, tmp_path):
     folder = tmp_path / "tiny_onnx_image"
     assert [path.name for path in folder.iterdir() if path.is_dir()] == ["7"]
     assert (folder / "7/README.txt").read_text()  # object stores keep no empty folder
+
+
+def test_it_follows_a_rollback_and_a_promotion(tmp_path):
+    """Also to a version whose images are prepared in another way."""
+    root = tmp_path / "models"
+    first = tiny_request(root, image_input=ImageInput())
+    smaller = replace(first, preprocessing=Preprocessing(resize=56, crop=48), image_input=None)
+    export(first, QUIET)
+    export(smaller, QUIET)
+    for change, version, crop in ((None, 2, 48), (roll_back, 1, 64), (promote, 2, 48)):
+        if change:
+            change(root, "tiny_torchscript")
+        folder = root / "tiny_torchscript_image"
+        assert [path.name for path in folder.iterdir() if path.is_dir()] == [str(version)]
+        config = read(folder)
+        assert config.parameters["preprocessing.crop"].string_value == str(crop)
+        decoder = read(root / config.ensemble_scheduling.step[0].model_name)
+        assert list(decoder.output[0].dims) == [3, crop, crop]
+    assert Repository(root).models() == ["tiny_torchscript"]
+
+
+def test_a_version_that_is_not_served_changes_nothing(tmp_path):
+    root = tmp_path / "models"
+    request = tiny_request(root, image_input=ImageInput())
+    export(request, QUIET)
+    promote(root, "tiny_torchscript", 1)
+    export(replace(request, force=True), QUIET)
+    assert (root / "tiny_torchscript/2").is_dir()
+    assert (root / "tiny_torchscript_image/1").is_dir()
 
 
 def test_how_it_was_published_is_read_back(facts, tmp_path):

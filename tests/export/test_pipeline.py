@@ -196,7 +196,7 @@ def test_labels_that_do_not_fit_write_nothing(root, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"formats": ("tflite",)}, "unknown format tflite: choose from torchscript, onnx"),
+        ({"formats": ("tflite",)}, "unknown format tflite: choose from torchscript, pt2, onnx"),
         ({"formats": ()}, "no format"),
         ({"name": "../up"}, "letters, digits"),
     ],

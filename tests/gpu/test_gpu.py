@@ -10,6 +10,7 @@ import torch
 
 from seresnext101_triton.export.pipeline import export
 from seresnext101_triton.export.serving import Serving
+from seresnext101_triton.perf.cli import main as perf_main
 from tests.conftest import QUIET, tiny_request
 
 pytestmark = [
@@ -38,6 +39,20 @@ def test_fp16_torchscript_on_the_gpu(tmp_path, fp32_squeeze):
     found = parity(tmp_path, formats=("torchscript",), precision="fp16", fp32_squeeze=fp32_squeeze)
     assert (found["device"], found["top1"]) == ("cuda:0", 1)
     assert 1e-5 < found["relative_error"] < 1e-2
+
+
+def test_fp32_torchscript_on_the_gpu(tmp_path):
+    """In FP32 and not in TF32, which the convolutions of PyTorch compute in if nobody objects."""
+    found = parity(tmp_path, formats=("torchscript",))
+    assert (found["device"], found["top1"]) == ("cuda:0", 1)
+
+
+def test_the_precisions_are_compared_on_the_gpu(tmp_path, capsys):
+    options = ["--architecture", "se-resnext-tiny", "--crop", "64", "--batches", "2"]
+    results = ["--rounds", "2", "--results", str(tmp_path / "results.jsonl")]
+    assert perf_main(["precision", *options, *results]) == 0
+    said = capsys.readouterr().out
+    assert "eager TF32" in said and "TorchScript FP16" in said
 
 
 @needs_cuda_onnxruntime

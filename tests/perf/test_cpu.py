@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from seresnext101_triton.export.pipeline import export
@@ -13,11 +15,12 @@ from tests.conftest import QUIET, tiny_request
 
 
 @pytest.fixture(scope="module")
-def forms(tmp_path_factory):
+def forms(tmp_path_factory, compiled):
     root = tmp_path_factory.mktemp("forms") / "models"
     images = tmp_path_factory.mktemp("crops") / "images"
     assert main(["crops", str(images), "--count", "20"]) == 0
     assert len(list(images.glob("*.jpg"))) == 20
+    shutil.copytree(compiled / "tiny_pt2", root / "tiny_pt2")
     export(tiny_request(root, formats=("torchscript", "onnx", "openvino")), QUIET)
     export(tiny_request(root, formats=("openvino",), precision="bf16"), QUIET)
     export(
@@ -51,12 +54,12 @@ def test_every_way_is_measured_in_every_round(forms, tmp_path, capsys):
     )
     (record,) = results.read(path)
     assert isinstance(record, CpuRecord)
-    assert len(record.turns) == 2 * 6 + 5 * 2
+    assert len(record.turns) == 2 * 7 + 6 * 2
     assert all(len(turns) == 2 and min(turns) > 0 for turns in record.turns.values())
     assert all(0 < min(found["p50"]) <= max(found["p99"]) for found in record.latency.values())
     assert record.memory_mib.keys() == {f"tiny_{form}" for form in cpu.VARIANTS}
     assert min(record.memory_mib.values()) > 20
-    assert [target.least for target in cpu.targets(record)] == [4.0, 3.3, 2.7, 1.9, *[0.93] * 5]
+    assert [target.least for target in cpu.targets(record)] == [4.0, 3.3, 2.7, 1.9, *[0.93] * 6]
     said = capsys.readouterr().out
     for words in (
         "eager PyTorch",
@@ -82,9 +85,13 @@ def test_crops_that_cannot_be_written(tmp_path, capsys):
 def measured_with(int8: list[float]) -> CpuMeasurement:
     turns: dict[str, list[float]] = {}
     for form in cpu.VARIANTS:
-        speed = {"torchscript": 8.0, "onnx": 10.0, "openvino": 10.0, "openvino_bf16": 20.0}.get(
-            form
-        )
+        speed = {
+            "torchscript": 8.0,
+            "pt2": 8.0,
+            "onnx": 10.0,
+            "openvino": 10.0,
+            "openvino_bf16": 20.0,
+        }.get(form)
         for batch in cpu.BATCHES:
             turns[f"raw:n_{form} {batch}"] = [speed or 40.0] * 3
         for level in (1, 4):
@@ -98,7 +105,7 @@ def test_a_promise_is_kept_or_missed_or_lost_in_noise():
         table = cpu.target_table(cpu.targets(measured_with(int8)))
         return [row[-1] for row in table.rows]
 
-    assert verdicts([39.0, 39.1, 39.0]) == ["kept"] * 9
+    assert verdicts([39.0, 39.1, 39.0]) == ["kept"] * 10
     assert verdicts([20.0, 20.1, 20.0])[:2] == ["MISSED"] * 2
     assert verdicts([20.0, 60.0, 40.0])[0] == "kept, within the noise"
     assert verdicts([20.0, 25.0, 45.0])[0] == "missed, within the noise"

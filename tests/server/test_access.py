@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import grpc
+import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
+from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
 from seresnext101_triton.client import launches
@@ -150,3 +155,44 @@ def test_a_protocol_can_be_opened(tmp_path):
         assert client.get_model_repository_index().models[0].name == "convolution"
         with pytest.raises(InferenceServerException, match="restricted"):
             client.update_log_settings({"log_verbose_level": 0})
+
+
+def test_a_shape_that_overflows_fails_nobody_who_asks_again(tmp_path):
+    """The batcher brings both requests together, and Triton fails both; the client asks again."""
+    config = """
+        platform: "onnxruntime_onnx"  max_batch_size: 4
+        input { name: "INPUT__0" data_type: TYPE_FP32 dims: [3, 4, 4] }
+        output { name: "OUTPUT__0" data_type: TYPE_FP32 dims: [2, 2, 2] }
+        instance_group { kind: KIND_CPU count: 1 }
+        dynamic_batching { max_queue_delay_microseconds: 1000000 }
+    """
+    from seresnext101_triton.client.address import parse
+    from seresnext101_triton.client.errors import ServerUnreachable
+    from seresnext101_triton.client.explain import refusal
+
+    repository = tmp_path / "models"
+    write_model(repository, "slow", config, {"model.onnx": onnx_convolution((3, 4, 4))})
+    with (
+        Server(repository, ports=FREE_PORTS) as server,
+        grpcclient.InferenceServerClient(server.url) as client,
+    ):
+
+        def ask(images: int) -> str:
+            request = service_pb2.ModelInferRequest(model_name="slow")
+            tensor = request.inputs.add(name="INPUT__0", datatype="FP32")
+            tensor.shape.extend([images, 3, 4, 4])
+            request.raw_input_contents.append(np.ones((1, 3, 4, 4), np.float32).tobytes())
+            try:
+                client._client_stub.ModelInfer(request, timeout=60)
+            except grpc.RpcError as error:
+                return str(error.details())
+            return "answered"
+
+        with ThreadPoolExecutor() as pool:
+            wrong = pool.submit(ask, 2**32)
+            time.sleep(0.2)  # it waits in the batcher for a second
+            said = pool.submit(ask, 1).result()
+            assert wrong.result() != "answered"
+        if said != "answered":  # they were in one batch
+            assert isinstance(refusal(parse(server.url), "INTERNAL", said), ServerUnreachable)
+        assert ask(1) == "answered"

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from seresnext101_triton.client.connection import Connection
+from seresnext101_triton.client.errors import UsageError
 from seresnext101_triton.server import cli, installation
 from seresnext101_triton.server.errors import (
     InstallationError,
@@ -296,6 +297,8 @@ def test_no_address_is_not_every_address(small, capsys):
         cli.main(["--repository", str(small), "--address", ""])
     assert end.value.code == 2
     assert "it is empty: name an address" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="`address` is empty"):
+        FREE_PORTS.resolve(" ")
 
 
 def test_ports_that_cannot_be_used_together():

@@ -28,6 +28,7 @@ _IMPORTERS = (
     "tensorrt",
     "seresnext101_triton.export.tensorrt.builder",
     "seresnext101_triton.server.runtimes.tensorrt",
+    "seresnext101_triton.server.runtimes.engine",
 )
 
 # The CUDA driver's calls that `export.tensorrt.gpu` makes, with the answers of an H100.
@@ -78,7 +79,7 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ModuleTy
         monkeypatch.syspath_prepend(str(STANDINS))
         import tensorrt
 
-        from seresnext101_triton.server.runtimes import tensorrt as runtime
+        from seresnext101_triton.server.runtimes import engine as runtime
 
         monkeypatch.setattr(runtime, "torch", _cpu_torch())
         return tensorrt
@@ -133,6 +134,6 @@ def _cpu_torch() -> SimpleNamespace:
     )
     names = {
         name: getattr(torch, name)
-        for name in ("from_numpy", "empty", "float32", "float16", "dtype")
+        for name in ("from_numpy", "empty", "float32", "float16", "uint8", "dtype")
     }
     return SimpleNamespace(device=lambda name: torch.device("cpu"), cuda=cuda, **names)

@@ -435,7 +435,6 @@ def test_what_builds_alone_needs_nothing_but_the_standard_library():
         "rich",
         "tritonclient",
         "PIL",
-        "seresnext101_triton.server",
     )
     forbid = f"import sys\nfor name in {missing}: sys.modules[name] = None\n"
     code = f"{forbid}from seresnext101_triton.export.tensorrt import __main__, local, trtexec"

@@ -87,6 +87,7 @@ class TensorIOMode(enum.IntEnum):
 
 class DataType(enum.IntEnum):
     FLOAT, HALF = range(2)
+    UINT8 = 5
 
 
 class IHostMemory(bytes):
