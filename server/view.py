@@ -64,7 +64,8 @@ class View:
         config.version_policy.CopyFrom(pinned_policy(*versions))
         (entry / CONFIG_FILENAME).write_text(text_format.MessageToString(config), encoding="utf-8")
         if (own / LABELS_FILENAME).is_file():
-            (entry / LABELS_FILENAME).symlink_to(own / LABELS_FILENAME)
+            # A copy: a promotion moves the file, and Triton cannot read a link that leads nowhere.
+            shutil.copyfile(own / LABELS_FILENAME, entry / LABELS_FILENAME)
         hidden = {CONFIG_FILENAME, LABELS_FILENAME, *map(str, taken_numbers(source))}
         for path in source.iterdir():
             if path.name not in hidden or path.name in map(str, versions):
