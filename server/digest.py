@@ -12,5 +12,8 @@ def sha256(path: Path) -> str:
     Raises:
         OSError: It cannot be read.
     """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    found = hashlib.sha256()
+    with path.open("rb") as file:  # hashlib.file_digest came with Python 3.11
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()

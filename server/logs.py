@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 # A line of tritonserver's log: level, month and day, time, thread, source, text (triton_glog).
 _TRITON = re.compile(
@@ -24,7 +24,7 @@ def as_json(line: str, now: datetime | None = None) -> str:
         line: The line. It may have line breaks.
         now: The time; None means the current time.
     """
-    now = now or datetime.now(UTC)
+    now = now or datetime.now(timezone.utc)  # noqa: UP017  (Python 3.10)
     found = _TRITON.fullmatch(line)
     document = {"time": now.isoformat(timespec="milliseconds"), "level": "info"}
     if found:
