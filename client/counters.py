@@ -11,6 +11,9 @@ from tritonclient.grpc import service_pb2
 class ModelCounters:
     """The counters of one version of a model. They only grow while the version stays loaded.
 
+    Triton counts a request after it has answered it, so that a caller may read the counters before
+    its own request is in them.
+
     The times are sums over requests: one execution of a batch of four requests counts four times.
 
     Attributes:

@@ -379,8 +379,8 @@ def _add_serving(group: argparse._ArgumentGroup) -> None:
     add(
         "--response-cache",
         action="store_true",
-        help="let a server with a response cache answer equal requests from it; see "
-        "python -m server --response-cache",
+        help="let a server with a response cache answer equal requests from it (the server's own "
+        "option --response-cache gives it one)",
     )
     add(
         "--target",

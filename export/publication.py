@@ -289,7 +289,8 @@ class StagedModel:
         path = self.folder / filename
         path.unlink(missing_ok=True)
         if content is not None:
-            path.parent.mkdir(exist_ok=True)
+            if not path.parent.is_dir():
+                path.parent.mkdir()
             path.write_bytes(content)
         elif path.parent != self.folder and path.parent.name == "configs":
             with suppress(OSError):  # it is not there, or holds another file

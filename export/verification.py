@@ -54,7 +54,7 @@ def verify(
     repository = Repository(root)
     verdicts = []
     for model in models or repository.models():
-        for version in published(repository, model):
+        for version in repository.versions(model) or published(repository, model):
             progress(f"{model} version {version}")
             verdicts.append(_verdict(repository.root / model, version))
     return verdicts

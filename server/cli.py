@@ -156,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PROTOCOL",
         help="open a protocol to callers without the key of this launch: "
         f"{', '.join(_PROTOCOLS)}; may be given several times. The key is in a file that only you "
-        "can read, where your own `python -m client` finds it",
+        "can read, where your own client finds it",
     )
     parser.add_argument(
         "--tls-cert", type=Path, metavar="PEM", help="use TLS for gRPC, with this certificate"

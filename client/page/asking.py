@@ -21,6 +21,7 @@ from seresnext101_triton.client.images import ImageOptions, load_image
 from seresnext101_triton.client.text import reason
 from seresnext101_triton.client.transport import TransportOptions
 
+_COUNTING_S = 0.2  # Triton has counted a request by then
 _THUMBNAIL = 320  # pixels of the longer side
 
 
@@ -221,7 +222,18 @@ class _Model:
         (predictions,) = classifier.classify_batch(batch, top=top)
         request_s = time.perf_counter() - begin
         reply = Reply(model.name, model.version, model.untrained, predictions, prepare_s, request_s)
-        return _with_times(reply, before, self._counters(model.version))
+        return _with_times(reply, before, self._counters_after(before, model.version))
+
+    def _counters_after(self, before: ModelCounters | None, version: str) -> ModelCounters | None:
+        """The counters with the request in them: Triton counts a request after it has answered."""
+        deadline = time.monotonic() + _COUNTING_S
+        while True:
+            after = self._counters(version)
+            if before is None or after is None or after.answered > before.answered:
+                return after
+            if time.monotonic() > deadline:
+                return after
+            time.sleep(_COUNTING_S / 100)
 
     def _counters(self, version: str) -> ModelCounters | None:
         """The server's counters; None if it does not tell them, for example without a key."""
@@ -240,7 +252,7 @@ def _with_times(reply: Reply, before: ModelCounters | None, after: ModelCounters
     requests = after.answered - before.answered
     if requests < 1:  # another server answered, or the model was loaded again meanwhile
         return reply
-    if after.compute_s == before.compute_s:  # an ensemble, or an answer from the response cache
+    if after.compute_s == before.compute_s:  # the answer came from the response cache
         return reply
     queue_s = (after.queue_s - before.queue_s) / requests
     compute_s = (after.compute_s - before.compute_s) / requests

@@ -419,14 +419,14 @@ def test_the_command_line_names_flags_where_the_library_names_parameters():
     assert text == "send it in --header, or name another in --url; `x` and `python -m client` stay"
     named = {
         name
-        for path in Path("client").glob("*.py")
+        for path in Path("client").rglob("*.py")
         for name in re.findall(r"[^`]`([a-z_.]+)`[^`]", path.read_text())
     }
     assert set(FLAGS) <= named
 
 
 def test_no_error_of_the_library_names_a_flag():
-    for path in Path("client").glob("*.py"):
+    for path in Path("client").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Raise):
                 assert not re.search(r"--[a-z]", ast.unparse(node)), (path, node.lineno)

@@ -7,8 +7,7 @@ import re
 import shutil
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from urllib.request import urlopen
 import yaml
 
 from tests.deploy.objects import DEPLOY
+from tests.waiting import until
 
 MONITORING = DEPLOY / "monitoring"
 WINDOW_S = 10
@@ -148,16 +148,6 @@ def adapted() -> dict[str, str]:
             query = query.replace(place, value)
         found[rule["name"]["as"]] = shortened(query)
     return found
-
-
-def until(condition: Callable[[], bool], timeout_s: float = 120) -> bool:
-    """Wait for something. The time is generous, for a loaded machine."""
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.2)
-    return condition()
 
 
 def shortened(rules: str) -> str:

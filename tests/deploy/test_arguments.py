@@ -22,8 +22,8 @@ from seresnext101_triton.client.images import sample_photographs
 from seresnext101_triton.server import installation
 from seresnext101_triton.server.backends import REPOSITORY_VARIABLE
 from seresnext101_triton.server.ports import Ports
-from tests.deploy.monitoring import until
 from tests.deploy.objects import DEPLOY, Object, container, kustomize, of_kind, render
+from tests.waiting import until
 
 PROJECT = Path(__file__).parents[2]
 KEY = "0b2c7c1e-4d8e-4e0b-9d3f-6a2f1c5e7a90"

@@ -31,9 +31,9 @@ from tests.deploy.monitoring import (
     problems,
     prometheus,
     promtool,
-    until,
 )
 from tests.deploy.objects import of_kind, render
+from tests.waiting import until
 
 RULES = "helm/seresnext101-triton/files/rules.yaml"
 

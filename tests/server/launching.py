@@ -66,8 +66,7 @@ class Launcher:
             return found()
 
     def launch(self) -> Launch:
-        (launch,) = running(self.repository)
-        return launch
+        return next(each for each in running(self.repository) if each.pid == self.process.pid)
 
     def server(self) -> int:
         return next(children_of(self.process.pid))

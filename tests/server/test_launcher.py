@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -25,6 +24,7 @@ from seresnext101_triton.server.launcher import Server
 from seresnext101_triton.server.models import served_models
 from seresnext101_triton.server.ports import Ports
 from tests.conftest import FREE_PORTS, children, onnx_convolution, write_model
+from tests.waiting import until
 
 FREE = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
 CONVOLUTION = 'platform: "onnxruntime_onnx"'
@@ -49,15 +49,6 @@ def start(repository: Path, *arguments: str) -> subprocess.Popen[str]:
     with process.stdout:
         assert any(line.startswith("gRPC ") for line in process.stdout), "it never became ready"
     return process
-
-
-def wait_until(condition, timeout_s: float = 30) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def test_it_says_where_it_listens_and_what_it_serves(small, capfd):
@@ -114,7 +105,7 @@ def test_killing_the_launcher_ends_the_server(small):
     )
     process.kill()
     process.wait()
-    assert wait_until(lambda: not Path(f"/proc/{server_pid}").exists())
+    assert until(lambda: not Path(f"/proc/{server_pid}").exists())
 
 
 def test_a_port_in_use(small, capsys):

@@ -37,8 +37,7 @@ def test_it_answers_as_the_client_does(server, protocol):
         assert [reply.predictions for reply in replies] == expected
         for reply in replies:
             assert (reply.model, reply.version, reply.untrained) == (model, "1", True)
-            assert reply.requests == 1 and reply.compute_s and reply.queue_s is not None
-            assert reply.queue_s + reply.compute_s < reply.request_s
+            assert reply.requests == 1 and reply.compute_s and reply.queue_s
 
 
 def test_a_turned_picture_is_turned_once(server, tmp_path):

@@ -137,6 +137,9 @@ def test_the_camera(live, browser):
         models_listed(page)
         page.get_by_role("tab", name="Camera").click()
         page.locator("#camera button:visible").first.click()
+        page.wait_for_function(
+            "[...document.querySelectorAll('#camera video')].some(video => video.videoWidth)"
+        )
         page.get_by_label("capture photo").click()
         (card,) = answered(page).all()
         assert len(predictions(card)) == 5

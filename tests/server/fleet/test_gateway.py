@@ -23,8 +23,8 @@ from seresnext101_triton.server.fleet.gateway import Endpoint, Gateway
 from seresnext101_triton.server.launcher import Server
 from seresnext101_triton.server.ports import Ports
 from tests.conftest import FREE_PORTS
-from tests.deploy.monitoring import until
 from tests.server.fleet.envoy import healthy, running, validate
+from tests.waiting import until
 
 MODEL = "tiny_onnx"
 PHOTOGRAPH = sample_photographs()[0]
