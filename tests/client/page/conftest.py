@@ -85,7 +85,11 @@ def chromium() -> Iterator[Browser]:
         running.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """A browser. While it is there, this thread has a running event loop, which Playwright keeps.
+
+    So it is of one module, and `asyncio.run` works in the tests of every other.
+    """
     with chromium() as running:
         yield running
