@@ -22,6 +22,7 @@ from seresnext101_triton.server.releases import release
 from seresnext101_triton.server.session import run_command
 from seresnext101_triton.server.signals import EndSignals
 
+_WITHOUT_SHARED_MEMORY = "26.04"  # the first release that refuses it unless it is allowed
 # What the container may do: nothing as root, and no writing but to its temporary folder.
 _CONFINEMENT = (
     "--read-only",
@@ -86,9 +87,17 @@ class Container:
             self.image or release(self.target).image,
             "tritonserver", "--model-repository=/models",
             "--model-control-mode=explicit", "--load-model=*", "--strict-readiness=true",
-            *key_arguments(restricted_without(self.allow), self.key),
+            *key_arguments(restricted_without(self.allow), self.key), *self._shared_memory(),
             *_tls_inside(self.tls), *cache_arguments(self.response_cache_mib),
         ]  # fmt: skip
+
+    def _shared_memory(self) -> list[str]:
+        """Later releases refuse the shared memory of clients without this option.
+
+        Source: the server's commit 546a787 of April 2026.
+        """
+        wanted = "shared-memory" in self.allow and self.target >= _WITHOUT_SHARED_MEMORY
+        return ["--allow-client-shm=true"] if wanted else []
 
     def run(self, signals: EndSignals) -> int:
         """Run the container until it ends, and return its exit code.

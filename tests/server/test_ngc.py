@@ -97,6 +97,19 @@ def test_an_address_with_brackets_and_a_protocol_that_is_open(small):
     assert "secret" not in repr(container)
 
 
+@pytest.mark.parametrize(
+    ("target", "allow", "told"),
+    [
+        ("26.03", ["shared-memory"], False),
+        ("26.04", ["shared-memory"], True),
+        ("26.07", ["trace"], False),
+    ],
+)
+def test_releases_that_refuse_shared_memory_are_told_to_allow_it(small, target, allow, told):
+    line = Container(small, Ports(), target=target, allow=allow).command()
+    assert ("--allow-client-shm=true" in line) is told
+
+
 def test_tls_leaves_the_endpoints_without_it_to_this_machine(small, certificate):
     line = Container(small, Ports(), address="0.0.0.0", tls=certificate).command()
     assert "--publish=0.0.0.0:8001:8001" in line
