@@ -1,7 +1,8 @@
 """Sends image files with kserve's SDK, over gRPC and HTTP, and prints the ranked classes.
 
 kserve needs other versions of some packages than this project. So this program runs in an
-environment of its own, and not in the tests: docs/clients.md has the commands.
+environment of its own, and not in the tests: docs/clients.md has the commands. kserve reads the
+command line too, when it is imported, so that options here have one letter.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("-m", dest="model")
     parser.add_argument("-c", dest="classes", type=int, default=1)
-    parser.add_argument("--grpc", default="localhost:8001")
-    parser.add_argument("--http", default="localhost:8000")
+    parser.add_argument("-g", dest="grpc", default="localhost:8001")
+    parser.add_argument("-u", dest="http", default="localhost:8000")
     parser.add_argument("images", type=Path, nargs="+")
     asyncio.run(classify(parser.parse_args()))
 
