@@ -31,7 +31,7 @@ INSTALLED := $(VENV)/.installed
 WEB := $(VENV)/web
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo export export-gpu tensorrt-ngc serve serve-ngc classify web screenshots perf-analyzer bench bench-cpu test test-elsewhere test-gpu fuzz mutants lint docs format lock clean
+.PHONY: help install demo export export-gpu tensorrt-ngc serve serve-ngc classify web screenshots kserve perf-analyzer bench bench-cpu test test-elsewhere test-gpu fuzz mutants lint docs format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
@@ -113,6 +113,16 @@ $(WEB)/.installed: requirements-web.lock $(INSTALLED)
 	@$(BIN)/python -m venv $(WEB)
 	@$(WEB)/bin/pip install --quiet --disable-pip-version-check --no-compile --requirement requirements-web.lock
 	@$(WEB)/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+# kserve needs other versions of some packages than the rest.
+kserve: $(VENV)/kserve/.installed ## send PHOTOGRAPHS with kserve's SDK to the ONNX model of model_repository
+	@$(BIN)/python -m server --repository $(REPOSITORY) --model $(NAME)_onnx_image -- $(VENV)/kserve/bin/python \
+	  tests/stock/kserve_sdk.py -m $(NAME)_onnx_image $(PHOTOGRAPHS)
+
+$(VENV)/kserve/.installed: $(INSTALLED)
+	@$(BIN)/python -m venv $(VENV)/kserve
+	@$(VENV)/kserve/bin/pip install --quiet --disable-pip-version-check kserve==0.21.0
 	@touch $@
 
 perf-analyzer: $(VENV)/perf_analyzer/perf_analyzer ## fetch NVIDIA's perf_analyzer

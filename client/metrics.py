@@ -11,6 +11,20 @@ from seresnext101_triton.client.errors import NotTriton, ServerUnreachable
 
 PORT = 8002
 _PREFIX = "nv_inference_"
+_FAILURES = "nv_inference_request_failure"
+# The field of `Counts` that each other metric of a model is added to.
+_FIELDS = {
+    "nv_inference_request_success": "requests",
+    "nv_inference_count": "images",
+    "nv_inference_exec_count": "runs",
+    "nv_inference_queue_duration_us": "queue_us",
+    "nv_inference_compute_input_duration_us": "compute_us",
+    "nv_inference_compute_infer_duration_us": "compute_us",
+    "nv_inference_compute_output_duration_us": "compute_us",
+    "nv_inference_pending_request_count": "pending",
+    "nv_cache_num_hits_per_model": "cache_hits",
+    "nv_cache_num_misses_per_model": "cache_misses",
+}
 _LARGEST = 16 << 20  # bytes; a page of a thousand models has about 2 MB
 # One sample of the text format of Prometheus: name{label="value",...} number.
 _SAMPLE = re.compile(r"([A-Za-z_:][A-Za-z0-9_:]*)(?:\{(.*)\})? (\S+)(?: \d+)?")
@@ -31,6 +45,8 @@ class Counts:
         queue_us: Time of all requests in the queue, in microseconds.
         compute_us: Time of all requests in the model, input and output included, in microseconds.
         pending: Requests that wait now.
+        cache_hits: Requests that were answered from the response cache.
+        cache_misses: Requests that were looked up in the response cache and not found.
     """
 
     requests: float = 0
@@ -40,6 +56,8 @@ class Counts:
     queue_us: float = 0
     compute_us: float = 0
     pending: float = 0
+    cache_hits: float = 0
+    cache_misses: float = 0
 
     @property
     def failed(self) -> float:
@@ -123,23 +141,10 @@ def parse(text: str) -> Page:
 
 
 def _count(counts: Counts, name: str, reason: str, value: float) -> None:
-    match name.removeprefix(_PREFIX):
-        case "request_success":
-            counts.requests += value
-        case "request_failure":
-            counts.failures[reason] = counts.failures.get(reason, 0) + value
-        case "count":
-            counts.images += value
-        case "exec_count":
-            counts.runs += value
-        case "queue_duration_us":
-            counts.queue_us += value
-        case "compute_input_duration_us" | "compute_infer_duration_us":
-            counts.compute_us += value
-        case "compute_output_duration_us":
-            counts.compute_us += value
-        case "pending_request_count":
-            counts.pending += value
+    if name == _FAILURES:
+        counts.failures[reason] = counts.failures.get(reason, 0) + value
+    elif name in _FIELDS:
+        setattr(counts, _FIELDS[name], getattr(counts, _FIELDS[name]) + value)
 
 
 def _unescaped(value: str) -> str:

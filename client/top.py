@@ -47,6 +47,8 @@ class Row:
         failed_before: Requests that failed since the model was loaded, these included.
         restarts: How often the launcher loaded the model again because one of its processes had
             died. None if it is not known.
+        cached: Share of the requests that were looked up in the response cache and found there,
+            0 to 1. None if none was looked up.
     """
 
     model: str
@@ -60,6 +62,7 @@ class Row:
     failed: int
     failed_before: int
     restarts: int | None
+    cached: float | None
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,8 @@ def _row(
         before = Counts()  # the model was loaded again, and counts from 0
     requests, runs = after.requests - before.requests, after.runs - before.runs
     images = after.images - before.images
+    hits = after.cache_hits - before.cache_hits
+    looked_up = hits + after.cache_misses - before.cache_misses
     return Row(
         model=key[0],
         version=key[1],
@@ -138,6 +143,7 @@ def _row(
         failed=round(after.failed - before.failed),
         failed_before=round(after.failed),
         restarts=None if restarts is None else restarts.get(key[0], 0),
+        cached=hits / looked_up if looked_up else None,
     )
 
 
@@ -221,12 +227,15 @@ def _picture(
         return Group(Text(f"{server.url} does not answer; asking again: {page}", style="bold red"))
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("model", overflow="fold")
-    for name in _COLUMNS:
+    # A server without a response cache does not count hits.
+    has_cache = any(each.cache_hits or each.cache_misses for each in page.models.values())
+    for name in (*_COLUMNS, "cache hits") if has_cache else _COLUMNS:
         table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
     for row in rows:
         failed = Text(str(row.failed_before), style="bold red" if row.failed else "")
         if row.failed:
             failed.append(f" (+{row.failed})")
+        share = "-" if row.cached is None else f"{row.cached:.0%}"
         table.add_row(
             Text(printable(row.model), style="bold" if row.requests_per_s else "dim"),
             printable(row.version),
@@ -238,6 +247,7 @@ def _picture(
             str(row.pending),
             failed,
             "-" if row.restarts is None else str(row.restarts),
+            *([share] if has_cache else []),
         )
     return Group(Text(_header(server, seconds, rows, page), style="dim"), table)
 

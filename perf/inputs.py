@@ -31,13 +31,15 @@ class InputOptions:
 
     Attributes:
         in_flight: Numbers of requests at the same time. 1 is always measured.
-        rounds: The number of turns of each way, two at least.
+        rounds: The number of turns of each way, two at least. Many short turns give narrower
+            intervals than few long ones: for 3 rounds, the interval is 9.9 standard errors to each
+            side, for 10 rounds 3.2.
         seconds: The duration of a turn.
     """
 
     in_flight: Sequence[int] = (8, 16)
-    rounds: int = 5
-    seconds: float = 5.0
+    rounds: int = 10
+    seconds: float = 3.0
 
     @property
     def loads(self) -> list[int]:

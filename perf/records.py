@@ -126,11 +126,14 @@ class ServerUsage:
             did not run.
         cores: The mean number of cores in use. None for a server that perf did not start.
         memory_mib: The memory in use at the end, in MiB. None for a server that perf did not start.
+        cached: The share of requests that were answered from the response cache, 0 to 1. None if
+            none was answered, and in records of older versions.
     """
 
     mean_batch: float | None
     cores: float | None
     memory_mib: float | None
+    cached: float | None = None
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ class Counters:
     Attributes:
         images: The number of images that the model computed.
         runs: The number of its runs. With dynamic batching, there are fewer runs than requests.
+        answered: The number of requests that were answered.
+        cached: The number of those that were answered from the response cache.
         cpu_s: The processor time of the server and its stubs, in seconds. None for a server that
             perf did not start.
         at: The time of the monotonic clock, in seconds.
@@ -38,6 +40,8 @@ class Counters:
 
     images: int
     runs: int
+    answered: int
+    cached: int
     cpu_s: float | None
     at: float
 
@@ -93,7 +97,12 @@ class MeasuredServer:
                 "Run again to go on"
             ) from None
         return Counters(
-            statistics.inference_count, statistics.execution_count, self._cpu_s(), time.monotonic()
+            statistics.inference_count,
+            statistics.execution_count,
+            statistics.inference_stats.success.count,
+            statistics.inference_stats.cache_hit.count,
+            self._cpu_s(),
+            time.monotonic(),
         )
 
     def usage(self, before: Counters, after: Counters) -> ServerUsage:
@@ -103,7 +112,9 @@ class MeasuredServer:
             cores = (after.cpu_s - before.cpu_s) / (after.at - before.at)
         runs = after.runs - before.runs
         mean_batch = (after.images - before.images) / runs if runs else None
-        return ServerUsage(mean_batch, cores, self._memory_mib())
+        answered = after.answered - before.answered
+        cached = (after.cached - before.cached) / answered if answered else None
+        return ServerUsage(mean_batch, cores, self._memory_mib(), cached)
 
     def memory_of(self, model: str) -> float:
         """The memory of the processes of one model's instances, in MiB.

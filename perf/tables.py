@@ -21,7 +21,7 @@ from seresnext101_triton.perf.turns import Ratio
 SPREAD = "median (10 % – 90 %)"  # what `spread` shows, for headers
 _POINT_HEADER = (
     *("model", "concurrency", "images/s", "p50 ms", "p90 ms", "p99 ms", "queue ms", "compute ms"),
-    *("mean batch", "server cores", "MiB", ""),
+    *("mean batch", "server cores", "MiB", "cache hits", ""),
 )
 
 
@@ -101,6 +101,7 @@ def _point_row(point: Point) -> list[str]:
         _number(point.server.mean_batch, 2),
         _number(point.server.cores, 2),
         _number(point.server.memory_mib, 0),
+        f"{point.server.cached:.0%}" if point.server.cached else "",
     )
     stable = "" if point.stable else "unstable"
     return [point.load.series, level, *(f"{figure:.1f}" for figure in figures), *usage, stable]

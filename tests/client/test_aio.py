@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import threading
 from pathlib import Path
@@ -14,6 +15,11 @@ from seresnext101_triton.client import Answer, AsyncClassifier, Classifier, Tran
 from seresnext101_triton.client.connection import AsyncConnection, Connection
 from seresnext101_triton.client.errors import ModelUnavailable, ServerUnreachable
 from seresnext101_triton.client.images import sample_photographs
+
+
+def regions() -> list[Path]:
+    """The regions of shared memory that clients of this process have."""
+    return list(Path("/dev/shm").glob(f"client-{os.getpid()}-*"))
 
 
 @pytest.mark.parametrize("options", [{}, {"shared_memory": True}, {"compression": "gzip"}], ids=str)
@@ -43,14 +49,12 @@ def test_it_answers_as_the_other_does(server, protocol, options):
             assert {str(answer.image) for answer in unordered} == set(
                 map(str, sample_photographs())
             )
-            assert bool(list(Path("/dev/shm").glob("client-*"))) is options.get(
-                "shared_memory", False
-            )
+            assert bool(regions()) is options.get("shared_memory", False)
             np.testing.assert_array_equal(await classifier.infer(batch), output)
             return classifier.model.name, one_by_one, together, streamed
 
     assert asyncio.run(ask()) == ("tiny_onnx", expected, expected, expected)
-    assert not list(Path("/dev/shm").glob("client-*"))
+    assert not regions()
 
 
 def test_the_event_loop_goes_on(server):

@@ -33,12 +33,22 @@ nv_inference_compute_infer_duration_us{{model="a \\"b\\"\\\\",version="10"}} {co
 nv_inference_compute_output_duration_us{{model="a \\"b\\"\\\\",version="10"}} 0
 nv_inference_pending_request_count{{model="a \\"b\\"\\\\",version="10"}} 7
 nv_inference_request_success{{model="a \\"b\\"\\\\",version="9"}} 1
+nv_cache_num_hits_per_model{{model="a \\"b\\"\\\\",version="10"}} {hits}
+nv_cache_num_misses_per_model{{model="a \\"b\\"\\\\",version="10"}} 5
 nv_cpu_utilization 0.5
 nv_gpu_utilization{{gpu_uuid="one"}} 0.25
 nv_gpu_utilization{{gpu_uuid="two"}} 0.75
 this is not a sample
 """
-BEFORE = {"requests": 10, "failures": 0, "images": 20, "runs": 5, "queue": 0, "compute": 0}
+BEFORE = {
+    "requests": 10,
+    "failures": 0,
+    "images": 20,
+    "runs": 5,
+    "queue": 0,
+    "compute": 0,
+    "hits": 1,
+}
 AFTER = {
     "requests": 30,
     "failures": 3,
@@ -46,6 +56,7 @@ AFTER = {
     "runs": 15,
     "queue": 40000,
     "compute": 100000,
+    "hits": 4,
 }
 KEY = ('a "b"\\', "10")
 
@@ -57,6 +68,7 @@ def test_what_happened_between_two_readings():
     assert (new.requests_per_s, new.images_per_s, new.batch) == (10, 40, 8)
     assert (new.queue_ms, new.compute_ms, new.pending) == (2, 5, 7)
     assert (new.failed, new.failed_before, new.restarts) == (3, 4, 4)
+    assert (new.cached, old.cached) == (1, None)
     assert (old.requests_per_s, old.batch, old.queue_ms, old.restarts) == (0, None, None, 4)
     assert pages[0].gauges == {"nv_cpu_utilization": 0.5, "nv_gpu_utilization": 0.5}
 

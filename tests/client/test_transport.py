@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import http.server
+import os
 import re
 import shutil
 import socket
@@ -216,6 +217,7 @@ def test_a_request_that_nobody_answered_is_sent_again(server):
 def test_shared_memory(server, protocol):
     """The same answers, from many threads, and nothing left in /dev/shm."""
     link = TransportOptions(protocol, shared_memory=True)
+    mine = f"client-{os.getpid()}-*"
     with Classifier(server.url, "tiny_onnx") as reference:
         expected = [reference.classify(path) for path in sample_photographs()]
     with warnings.catch_warnings():
@@ -224,9 +226,9 @@ def test_shared_memory(server, protocol):
             address(server, protocol), "tiny_onnx", transport_options=link
         ) as classifier:
             answers = list(classifier.stream(sample_photographs() * 5, batch=1, in_flight=8))
-            assert list(Path("/dev/shm").glob("client-*"))
+            assert list(Path("/dev/shm").glob(mine))
     assert [answer.predictions for answer in answers] == expected * 5
-    assert not list(Path("/dev/shm").glob("client-*"))
+    assert not list(Path("/dev/shm").glob(mine))
 
 
 def test_a_full_shared_memory_is_no_crash(server, tmp_path):

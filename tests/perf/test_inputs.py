@@ -9,9 +9,12 @@ from dataclasses import replace
 import pytest
 
 from seresnext101_triton.client import Classifier, Connection
+from seresnext101_triton.client.cli import main as client
 from seresnext101_triton.client.contract import PIXELS
 from seresnext101_triton.client.counters import ModelCounters
 from seresnext101_triton.client.images import sample_photographs
+from seresnext101_triton.client.metrics import Page, read_page
+from seresnext101_triton.client.top import rows_between
 from seresnext101_triton.export.pipeline import export
 from seresnext101_triton.export.serving import ImageInput, Serving
 from seresnext101_triton.perf.cli import main
@@ -21,6 +24,7 @@ from seresnext101_triton.server.arguments import cache_arguments
 from seresnext101_triton.server.errors import ServerError
 from seresnext101_triton.server.launcher import Server
 from tests.conftest import FREE_PORTS, PREPROCESSING, QUIET, tiny_request
+from tests.server.launching import DEADLINE_S
 from tests.waiting import until
 
 
@@ -70,7 +74,7 @@ def counters_of(model: str, url: str, answered: int) -> ModelCounters:
         return connection.counters(model)[0]
 
 
-def test_equal_images_are_answered_from_the_cache(ways_repository):
+def test_equal_images_are_answered_from_the_cache(ways_repository, capsys):
     first, second, *_ = sample_photographs()
     with Server(
         ways_repository, ports=FREE_PORTS, only=["tiny_onnx_image"], response_cache_mib=16
@@ -80,6 +84,21 @@ def test_equal_images_are_answered_from_the_cache(ways_repository):
             assert answers[1:] == answers[:-1] and classifier.classify(second) != answers[0]
         counters = counters_of("tiny_onnx_image", running.url, answered=4)
         assert (counters.cached, counters.images) == (2, 2)
+        page = read_page("127.0.0.1", running.ports.metrics, DEADLINE_S)
+        (row,) = (
+            row
+            for row in rows_between(Page({}, {}), page, 1.0, None)
+            if row.model == "tiny_onnx_image"
+        )
+        assert row.cached == 0.5
+        capsys.readouterr()
+        address = ["--url", running.url, "--metrics-port", str(running.ports.metrics)]
+        assert client(["top", *address, "--interval", "0.1", "--count", "1"]) == 0
+        assert "hits" in capsys.readouterr().out
+        measured = MeasuredServer(running.url, "", None)
+        now = measured.counters("tiny_onnx_image")
+        start = replace(now, images=0, runs=0, answered=0, cached=0)
+        assert measured.usage(start, now).cached == 0.5
 
 
 def test_a_server_without_a_cache_computes_every_image(ways_repository):

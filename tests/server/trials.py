@@ -2,6 +2,7 @@
 
 python -m tests.server.trials deaths --minutes 10
 python -m tests.server.trials race --times 50
+python -m tests.server.trials garbage --seconds 60
 """
 
 from __future__ import annotations
@@ -15,12 +16,21 @@ import statistics
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
+import psutil
+import tritonclient.grpc as grpc
+from tritonclient.utils import InferenceServerException
 
 from seresnext101_triton.client import Classifier, TransportOptions
 from seresnext101_triton.client.bulk import BulkEvents, BulkOptions, classify_into
 from seresnext101_triton.client.images import sample_photographs
+from seresnext101_triton.client.server_side import IMAGE_TENSOR
+from seresnext101_triton.export.format import OUTPUT
 from seresnext101_triton.export.pipeline import export
+from seresnext101_triton.export.serving import ImageInput
 from tests.conftest import FREE_PORTS, QUIET, onnx_convolution, tiny_request, write_model
 from tests.server.launching import DEADLINE_S, Launcher, launcher
 
@@ -128,6 +138,75 @@ def race(folder: Path, times: int) -> None:
     print(f"{times} times: one launcher served its own model, the other ended with code 1")
 
 
+def garbage(folder: Path, seconds: float, callers: int) -> None:
+    """Send image files, one in ten of which is bad, and see that each has its own answer.
+
+    The memory is that of the server and its stubs: the sum of their proportional shares.
+    """
+    request = tiny_request(folder / "models", formats=("onnx",), image_input=ImageInput())
+    model = f"{export(request, QUIET)[0].model}_image"
+    photographs = [path.read_bytes() for path in sample_photographs()]
+    counts, wrong = {"good": 0, "bad": 0}, []
+    lock, finished = threading.Lock(), threading.Event()
+    with launcher(folder / "models") as started:
+        url = started.launch().url
+        with grpc.InferenceServerClient(url) as client:
+            expected = [_scores(client, model, content) for content in photographs]
+
+        def call(number: int) -> None:
+            chance = random.Random(number)
+            with grpc.InferenceServerClient(url) as client:
+                while not finished.is_set():
+                    which = chance.randrange(len(photographs))
+                    bad = chance.random() < 0.1
+                    content = photographs[which]
+                    if bad:  # its length is in the message of the error
+                        length = chance.randrange(1, len(content) // 2)
+                        cut = chance.random() < 0.5
+                        content = content[:length] if cut else chance.randbytes(length)
+                    try:
+                        scores = _scores(client, model, content)
+                        right = not bad and (scores == expected[which]).all()
+                        found = "another answer"
+                    except InferenceServerException as error:
+                        found = error.message()
+                        right = bad and f"{len(content)} bytes" in found and "ImageError" in found
+                    with lock:
+                        counts["bad" if bad else "good"] += 1
+                        if not right:
+                            wrong.append(found)
+
+        threads = [threading.Thread(target=call, args=(number,)) for number in range(callers)]
+        memory = [_memory_mib(started)]
+        for thread in threads:
+            thread.start()
+        for _ in range(6):
+            time.sleep(seconds / 6)
+            memory.append(_memory_mib(started))
+        finished.set()
+        for thread in threads:
+            thread.join()
+    assert not wrong, wrong[:3]
+    print(f"{counts['good']} good requests of {callers} callers, each with its right answer")
+    print(f"{counts['bad']} bad requests, each with its own error")
+    print(f"MiB, before and every {seconds / 6:g} s: {', '.join(f'{each:.0f}' for each in memory)}")
+    # The first sixth warms up the allocators.
+    assert memory[-1] < 1.1 * memory[1], memory
+
+
+def _scores(client: grpc.InferenceServerClient, model: str, content: bytes) -> np.ndarray:
+    """The scores of one image file, without this project's client."""
+    tensor = grpc.InferInput(IMAGE_TENSOR, [1, 1], "BYTES")
+    tensor.set_data_from_numpy(np.array([[content]], dtype=np.object_))
+    return client.infer(model, [tensor]).as_numpy(OUTPUT)[0]
+
+
+def _memory_mib(started: Launcher) -> float:
+    server = psutil.Process(started.server())
+    processes = [server, *server.children(recursive=True)]
+    return sum(each.memory_full_info().pss for each in processes) / (1 << 20)
+
+
 def _served(started: Launcher) -> set[str]:
     """The models that a launcher has announced."""
     return {line.split()[0] for line in started.lines if line.endswith(": ready")}
@@ -144,6 +223,9 @@ def _first_to_end(launchers: list[Launcher]) -> Launcher:
     raise AssertionError("both launchers run")
 
 
+_TRIALS: dict[str, Callable[..., None]] = {"deaths": deaths, "race": race, "garbage": garbage}
+
+
 def main() -> None:
     """Run one trial."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -155,13 +237,18 @@ def main() -> None:
     one.add_argument("--stubs", type=int, default=30)
     one.add_argument("--servers", type=int, default=5)
     commands.add_parser("race").add_argument("--times", type=int, default=50)
+    one = commands.add_parser("garbage")
+    one.add_argument("--seconds", type=float, default=60)
+    one.add_argument("--callers", type=int, default=32)
     options = vars(parser.parse_args())
     trial = options.pop("trial")
     with tempfile.TemporaryDirectory() as folder:
-        if trial == "deaths":
-            deaths(Path(folder), **options)
-        else:
-            race(Path(folder), **options)
+        trials: dict[str, Callable[..., None]] = {
+            "deaths": deaths,
+            "race": race,
+            "garbage": garbage,
+        }
+        trials[trial](Path(folder), **options)
 
 
 if __name__ == "__main__":
