@@ -28,12 +28,14 @@ class Patience:
         longest_pause_s: The longest pause, in seconds.
         attempts: The number of attempts, one soon after the other, after which it is given up.
         stable_s: After this time without a death, in seconds, attempts are counted from 0 again.
+            It is short: what dies every few seconds under load still answers in between, and a long
+            pause would cost more answers than the death.
     """
 
     first_pause_s: float = 0.25
     longest_pause_s: float = 30.0
     attempts: int = 10
-    stable_s: float = 10.0
+    stable_s: float = 2.0
 
 
 class Backoff:

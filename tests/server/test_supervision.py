@@ -204,6 +204,19 @@ def test_a_server_that_cannot_live_is_given_up(monkeypatch):
     assert backoff.died()
 
 
+def test_what_answers_between_its_deaths_is_started_again_at_once(monkeypatch):
+    clock = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    patience = Patience()
+    backoff = Backoff(patience)
+    for _ in range(50):
+        clock[0] += 3
+        assert backoff.died()
+        clock[0] += patience.first_pause_s
+        assert backoff.is_due()
+        backoff.recovered()
+
+
 def test_a_model_that_was_unloaded_on_purpose_stays_away(small):
     with launcher(small) as started:
         control = Control(started.launch())
