@@ -68,9 +68,8 @@ class Server:
         verbose: Whether to print the server's whole log to standard error, not only its errors.
         only: Names of the models to serve. If it is empty, all models are served. `MODEL@N` is
             version N of a model, with its own config, under this name.
-        follow: Whether a `Follower` will load other versions meanwhile. The server then calls
-            itself ready also while it loads one. Otherwise it would not, although the version of
-            before answers.
+        follow: Whether a `Follower` will load other versions meanwhile. Damaged versions are then
+            left out where another can be served.
         allow: Protocols of `seresnext101_triton.server.access.RESTRICTED` that are open to callers
             without the key.
         tls: The certificate and the key of the gRPC endpoint, and the authorities of the clients
@@ -374,7 +373,9 @@ class Server:
             *self._cache,
             *self._trace,
             "--exit-on-error=false",  # the repository index then has the reason
-            f"--strict-readiness={'false' if self.follow else 'true'}",
+            # Otherwise a version that could not be loaded makes the server unready for ever, although
+            # the version of before answers. `is_up` sees that every model is loaded at the start.
+            "--strict-readiness=false",
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
             *endpoint_arguments(self.launch),
             f"--backend-config=python,shm-region-prefix-name={self.launch.shared_memory}",

@@ -86,7 +86,7 @@ class Container:
             *([f"--volume={engine_folder()}:{ENGINE_CACHE}"] if gpus else []),
             self.image or release(self.target).image,
             "tritonserver", "--model-repository=/models",
-            "--model-control-mode=explicit", "--load-model=*", "--strict-readiness=true",
+            "--model-control-mode=explicit", "--load-model=*", "--strict-readiness=false",
             *key_arguments(restricted_without(self.allow), self.key), *self._shared_memory(),
             *_tls_inside(self.tls), *cache_arguments(self.response_cache_mib),
         ]  # fmt: skip

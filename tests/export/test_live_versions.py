@@ -78,6 +78,7 @@ def test_a_version_that_cannot_be_loaded_changes_nothing(root, tree):
         assert tree(root) == before
         with Connection(server.url) as connection:
             assert connection.describe(MODEL).version == "3"
+            assert connection.is_ready()
 
 
 def test_a_server_does_not_start_with_a_flipped_byte(root):
