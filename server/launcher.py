@@ -373,8 +373,8 @@ class Server:
             *self._cache,
             *self._trace,
             "--exit-on-error=false",  # the repository index then has the reason
-            # Otherwise a version that could not be loaded makes the server unready for ever, although
-            # the version of before answers. `is_up` sees that every model is loaded at the start.
+            # Otherwise a version that could not be loaded makes the server unready for ever,
+            # although the version of before answers. `is_up` sees that all models are loaded.
             "--strict-readiness=false",
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
             *endpoint_arguments(self.launch),
