@@ -43,6 +43,12 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 # tests of Ctrl-C need Python's own handler.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# So it is with SIGQUIT, and with SIGHUP under `nohup`. A handler is not inherited: programs that
+# tests start have the default, and the tests themselves go on.
+for _number in (signal.SIGHUP, signal.SIGQUIT):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, lambda *_: None)
+
 TINY = ARCHITECTURES["se-resnext-tiny"]
 PREPROCESSING = Preprocessing(resize=72, crop=64)
 FREE_PORTS = Ports(grpc=0, http=0, metrics=0)
