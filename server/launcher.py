@@ -279,6 +279,7 @@ class Server:
         assert self.process is not None and self._workspace is not None
         self.process.end()
         self._workspace.clear_shared_memory()
+        sweep()
 
     def drain(self, timeout_s: float = _DRAIN_S) -> None:
         """Take no more requests, and wait until those in flight are answered.

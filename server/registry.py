@@ -8,9 +8,12 @@ ended, however it ended. So a later launch knows what earlier ones have left beh
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import secrets
 import shutil
+import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,6 +28,9 @@ from seresnext101_triton.server.errors import ServerError
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  (where Linux keeps POSIX shared memory)
 SHARED_PREFIX = "triton-"
 WORKSPACE_PREFIX = "tritonserver-"
+_TEMPORARY = Path("/tmp")  # noqa: S108  (Triton's Python backend does not look at $TMPDIR)
+_ENVIRONMENTS = "python_env_??????"
+_CLOCKS_DIFFER_S = 1.0  # the time of a file and of a process, at most
 _WRITABLE_BY_OTHERS = 0o022
 
 
@@ -76,7 +82,7 @@ class Registration:
 
 
 def sweep() -> None:
-    """Remove what launches have left behind that were killed: workspaces and shared memory."""
+    """Remove what killed launches and servers have left behind in files and in shared memory."""
     for path in run_folder().glob("*.lock"):
         with suppress(OSError), path.open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -84,6 +90,46 @@ def sweep() -> None:
                 remove_traces(launch)
             for suffix in (".json", ".control", ".lock"):
                 path.with_suffix(suffix).unlink(missing_ok=True)
+    sweep_environments(_TEMPORARY)
+
+
+def sweep_environments(folder: Path) -> None:
+    """Remove the empty folders that Triton's Python backend makes for itself, of killed servers.
+
+    Which server made a folder is not written anywhere. So only those are removed that are older
+    than each tritonserver of this user that runs.
+
+    Args:
+        folder: Where they are.
+    """
+    found = list(folder.glob(_ENVIRONMENTS))  # before the servers: a new one comes with its server
+    started = min(map(_started_s, _servers()), default=math.inf)
+    for path in found:
+        with suppress(OSError):  # it is not empty, or it is another user's
+            if path.stat().st_mtime < started:
+                path.rmdir()
+
+
+def _servers() -> Iterator[Path]:
+    """The folders in /proc of the tritonservers of this user."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            name = (process / "comm").read_text().strip()
+            if name == "tritonserver" and process.stat().st_uid == os.getuid():
+                yield process
+
+
+def _started_s(process: Path) -> float:
+    """When a process was started, in seconds since the epoch; at the latest, if that is not known.
+
+    Source: proc_pid_stat(5), field 22.
+    """
+    try:
+        fields = (process / "stat").read_text().rpartition(")")[2].split()
+    except OSError:  # it has just ended
+        return math.inf
+    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return booted + int(fields[19]) / os.sysconf("SC_CLK_TCK") - _CLOCKS_DIFFER_S
 
 
 def remove_traces(launch: Launch) -> None:

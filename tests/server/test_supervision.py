@@ -17,6 +17,7 @@ from seresnext101_triton.client.cli import main as client
 from seresnext101_triton.client.connection import Connection
 from seresnext101_triton.client.images import sample_photographs
 from seresnext101_triton.server.control import Control, running
+from seresnext101_triton.server.registry import sweep_environments
 from seresnext101_triton.server.supervision import Backoff, Patience
 from tests.conftest import children, onnx_convolution, write_model
 from tests.server.launching import DEADLINE_S, Launcher, launcher
@@ -181,6 +182,17 @@ def test_what_a_killed_launcher_leaves_is_swept_by_the_next(small):
         assert [launch.pid for launch in running(small)] == [second.process.pid]
         assert not Path(first.workspace).exists() and not first.file.exists()
         assert not list(Path("/dev/shm").glob(f"{first.shared_memory}*"))
+
+
+def test_empty_folders_of_killed_servers_are_swept(server, tmp_path):
+    """But not those that may be a running server's."""
+    for name in ("python_env_old123", "python_env_full12", "python_env_new123"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "python_env_full12" / "file").touch()
+    for name in ("python_env_old123", "python_env_full12"):
+        os.utime(tmp_path / name, (0, 0))
+    sweep_environments(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"python_env_full12", "python_env_new123"}
 
 
 def test_a_server_that_cannot_live_is_given_up(monkeypatch):
