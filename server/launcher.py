@@ -21,14 +21,15 @@ from seresnext101_triton.server.access import key_arguments, restricted_without,
 from seresnext101_triton.server.arguments import cache_arguments, endpoint_arguments
 from seresnext101_triton.server.backends import REPOSITORY_VARIABLE
 from seresnext101_triton.server.control import LOAD_TIMEOUT_S, Control
-from seresnext101_triton.server.ensembles import without_bytes
 from seresnext101_triton.server.errors import LoadError, ServerError
 from seresnext101_triton.server.models import (
+    ServedFolder,
     check_artifacts,
     chosen_models,
     intact_models,
     model_and_version,
 )
+from seresnext101_triton.server.needs import LeaveOut, without_bytes, without_gpu
 from seresnext101_triton.server.ports import (
     LOCALHOST,
     Ports,
@@ -168,6 +169,7 @@ class Server:
         """
         sweep()
         models = chosen_models(self.repository, self.only, self._note)
+        models = self._without(models, without_gpu)
         self.ports = self._asked.resolve(self.address)
         if self.follow:
             models = intact_models(models, self._note)
@@ -179,9 +181,7 @@ class Server:
         except (OSError, shutil.Error) as error:
             raise unusable(self._workspace.folder.parent, error) from None
         if not self._triton.passes_bytes:
-            named = [model_and_version(name)[0] for name in self.only]
-            kept = without_bytes([model.folder for model in models], named, self._note)
-            models = [model for model in models if model.folder in kept]
+            models = self._without(models, without_bytes)
         self._workspace.show(models)
         self.launch = Launch(
             pid=os.getpid(),
@@ -311,6 +311,11 @@ class Server:
     def log_tail(self, lines: int = 20) -> str:
         """The last lines of the server's log."""
         return "\n".join(self.process.log()[-lines:]) if self.process else ""
+
+    def _without(self, models: list[ServedFolder], leave_out: LeaveOut) -> list[ServedFolder]:
+        named = [model_and_version(name)[0] for name in self.only]
+        kept = leave_out([model.folder for model in models], named, self._note)
+        return [model for model in models if model.folder in kept]
 
     def _ended_early(self, code: int) -> None:
         """Start again with other ports if a free port was taken by another process meanwhile.

@@ -17,7 +17,6 @@ from typing import Any
 import tensorrt as trt
 
 from seresnext101_triton.export.errors import BuildError
-from seresnext101_triton.export.tensorrt.gpu import Gpu
 from seresnext101_triton.export.tensorrt.inspection import check_precision, count_layers
 from seresnext101_triton.export.tensorrt.listening import (
     Watcher,
@@ -28,6 +27,7 @@ from seresnext101_triton.export.tensorrt.listening import (
     progress_class,
 )
 from seresnext101_triton.export.tensorrt.plan import HARDWARE, BuildSpec, Plan, describe
+from seresnext101_triton.server.gpu import Gpu
 
 _Log, _Progress = log_class(trt), progress_class(trt)
 

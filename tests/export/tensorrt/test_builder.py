@@ -16,10 +16,10 @@ import pytest
 
 from seresnext101_triton.export.errors import BuildError, MissingHardware
 from seresnext101_triton.export.precision import FP16, FP32
-from seresnext101_triton.export.tensorrt import gpu as gpus
 from seresnext101_triton.export.tensorrt import local, plan
 from seresnext101_triton.export.tensorrt.inspection import check_precision, count_layers
 from seresnext101_triton.export.tensorrt.plan import Tuning
+from seresnext101_triton.server import gpu as gpus
 from seresnext101_triton.server.digest import sha256
 from tests.export.tensorrt.conftest import H100, PROFILE
 
