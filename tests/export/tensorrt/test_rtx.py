@@ -13,6 +13,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from seresnext101_triton.client.cli import main as client_main
 from seresnext101_triton.client.contract import PIXELS
 from seresnext101_triton.export import config, manifest
 from seresnext101_triton.export.errors import BuildError, MissingHardware, OptionError
@@ -23,7 +24,7 @@ from seresnext101_triton.export.tensorrt import rtx
 from seresnext101_triton.perf.cli import main as perf_main
 from seresnext101_triton.server import runtimes
 from seresnext101_triton.server.digest import sha256
-from seresnext101_triton.server.errors import ArtifactError, LoadError
+from seresnext101_triton.server.errors import ArtifactError, NothingToServe
 from seresnext101_triton.server.launcher import Server
 from tests.conftest import FREE_PORTS, PREPROCESSING, QUIET, tiny_request
 from tests.export.tensorrt.conftest import PROFILE
@@ -201,12 +202,18 @@ def test_without_a_gpu_it_is_not_published_unasked(root):
 
 def test_a_server_without_a_gpu_serves_the_others(root):
     export(tiny_request(root, formats=(UNPROVEN,)), QUIET)
+    with pytest.raises(NothingToServe, match="^tiny_tensorrt_rtx_fp16 cannot be served: "):
+        Server(root).start()
     export(tiny_request(root, formats=("torchscript",)), QUIET)
-    with pytest.raises(LoadError, match=r"tiny_tensorrt_rtx_fp16' cannot be loaded: .*") as caught:
-        Server(root, ports=FREE_PORTS).__enter__()
-    assert len(str(caught.value).splitlines()) <= 2
-    with Server(root, ports=FREE_PORTS, only=["tiny_torchscript"]):
-        pass
+    notes: list[str] = []
+    with Server(root, ports=FREE_PORTS, note=notes.append) as server:
+        assert [model.name for model in server.models] == ["tiny_torchscript"]
+        assert client_main(["health", "--url", server.url]) == 0
+    assert [note.partition(": the config")[0] for note in notes] == [
+        "left out: tiny_tensorrt_rtx_fp16"
+    ]
+    with pytest.raises(NothingToServe, match="^tiny_tensorrt_rtx_fp16 cannot be served: "):
+        Server(root, only=["tiny_tensorrt_rtx_fp16"]).start()
 
 
 @pytest.mark.parametrize("named", [("8.9x",), ("89",), ("7.5", "8.9")])
