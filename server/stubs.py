@@ -56,8 +56,7 @@ class Stub:
     @property
     def death(self) -> str:
         """Which process of which model has died, and how."""
-        whose = f"model {self.model}: its process" if self.model else "the process of a model,"
-        return f"{whose} {self.pid} {self.fate}"
+        return f"model {self.model or '(unknown)'}: its process {self.pid} {self.fate}"
 
     @property
     def death_in_load(self) -> str:
