@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -16,6 +17,7 @@ import torch
 from seresnext101_triton.export.onnx import writer
 from seresnext101_triton.export.pipeline import export
 from seresnext101_triton.export.served import ServedNetwork
+from seresnext101_triton.export.tensorrt import rtx
 from seresnext101_triton.export.tensorrt.plan import Profile
 from seresnext101_triton.server import gpu as gpus
 from seresnext101_triton.server.gpu import Gpu
@@ -66,14 +68,8 @@ def cuda_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tensorrt(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ModuleType]]:
     """A function that installs the stand-in, of a version and for a GPU, and returns it."""
 
-    def forget() -> None:
-        for name in _IMPORTERS:
-            module, (package, _, child) = sys.modules.pop(name, None), name.rpartition(".")
-            if module and package:
-                delattr(sys.modules[package], child)
-
     def install(version: str = "11.1.0.106", gpu: str = "sm90") -> ModuleType:
-        forget()
+        _forget_tensorrt()
         monkeypatch.setenv("STANDIN_TENSORRT_VERSION", version)
         monkeypatch.setenv("STANDIN_TENSORRT_GPU", gpu)
         monkeypatch.syspath_prepend(str(STANDINS))
@@ -85,7 +81,25 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ModuleTy
         return tensorrt
 
     yield install
-    forget()
+    _forget_tensorrt()
+
+
+@pytest.fixture
+def real_builder(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """What builds plans with TensorRT, with the classes of TensorRT for RTX in their place."""
+    _forget_tensorrt()
+    monkeypatch.setitem(sys.modules, "tensorrt", import_module(rtx.MODULE))
+    from seresnext101_triton.export.tensorrt import builder
+
+    yield builder
+    _forget_tensorrt()
+
+
+def _forget_tensorrt() -> None:
+    for name in _IMPORTERS:
+        module, (package, _, child) = sys.modules.pop(name, None), name.rpartition(".")
+        if module and package:
+            delattr(sys.modules[package], child)
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from seresnext101_triton.export.precision import FP16
 from seresnext101_triton.export.quantization import Quantization
 from seresnext101_triton.export.reporting import Reporter
 from seresnext101_triton.export.tensorrt import rtx
+from seresnext101_triton.export.tensorrt.plan import BuildSpec, Tuning
 from seresnext101_triton.perf.cli import main as perf_main
 from seresnext101_triton.server import TRITON_RELEASE, runtimes
 from seresnext101_triton.server.digest import sha256
@@ -34,7 +35,7 @@ from seresnext101_triton.server.errors import ArtifactError, NothingToServe
 from seresnext101_triton.server.launcher import Server
 from seresnext101_triton.server.releases import release
 from tests.conftest import FREE_PORTS, PREPROCESSING, QUIET, tiny_request
-from tests.export.tensorrt.conftest import PROFILE
+from tests.export.tensorrt.conftest import H100, PROFILE
 
 VERSION = "1.7.1.116"
 UNPROVEN = TensorRTRtx(unproven=True)
@@ -216,6 +217,32 @@ def test_progress_that_cannot_be_shown_ends_the_build(half_onnx):
 
     with pytest.raises(BuildError, match="could not be shown: ValueError: the terminal is gone"):
         rtx.build(half_onnx, PROFILE, (), Recorder(fail))
+
+
+def build_plan(builder, onnx_file: Path, folder: Path, tuning: Tuning) -> Recorder:
+    """Build as for a plan, up to the point where the plan is loaded, which needs a GPU.
+
+    The timing cache is left out of what is compared: here its operations do nothing.
+    """
+    spec = BuildSpec(onnx_file, folder / "model.plan", PROFILE, tuning, FP16, folder / "cache")
+    recorder = Recorder()
+    progress = builder._Progress(recorder, threading.Event())
+    built = builder._build(spec, H100, print, builder._Log(), progress)
+    assert len(bytes(built)) > 100_000
+    return recorder
+
+
+@pytest.mark.filterwarnings("ignore:.*Timing cache operations are no-ops:DeprecationWarning")
+def test_what_builds_plans_runs_with_nvidias_classes(real_builder, half_onnx, tmp_path):
+    tuning = Tuning(workspace_mib=512, level=5, hardware="ampere+")
+    recorder = build_plan(real_builder, half_onnx, tmp_path, tuning)
+    assert recorder.steps > 10 and sorted(recorder.started) == sorted(recorder.finished)
+
+
+@pytest.mark.filterwarnings("ignore:.*Timing cache operations are no-ops:DeprecationWarning")
+def test_a_plan_that_needs_more_workspace(real_builder, half_onnx, tmp_path):
+    with pytest.raises(BuildError, match="built no plan: .*within workspace limit"):
+        build_plan(real_builder, half_onnx, tmp_path, Tuning(workspace_mib=1))
 
 
 def test_an_engine_that_nobody_has_run(root):

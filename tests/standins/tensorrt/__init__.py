@@ -1,12 +1,14 @@
 """A stand-in for `tensorrt`, whose plans hold the ONNX file and run on the CPU.
 
 The real package cannot make a builder without a GPU's driver. TensorRT for RTX can, so parsing,
-refused graphs and shapes, progress that fails and Ctrl-C are tested with that, in `test_rtx.py`.
+refused graphs and shapes, the options of a build, too little workspace, progress that fails and
+Ctrl-C are tested with that, in `test_rtx.py`.
+
 These parts are left here, each because it needs a GPU or TensorRT proper:
 
-- `Builder`: a driver that is too old; a kernel that does not exist; the options of the build, which
-  the plan repeats, because TensorRT for RTX has other ones;
-- `ITimingCache`: kernels are timed on the GPU;
+- `Builder`: a driver that is too old; a kernel that does not exist; options of the build that the
+  plan repeats, so that tests can see them;
+- `ITimingCache`: kernels are timed on the GPU, and in TensorRT for RTX it does nothing;
 - `Runtime`, `ICudaEngine`, `IExecutionContext`: a plan is loaded and run on the GPU only;
 - `EngineInspector`: it needs a loaded plan.
 
