@@ -27,9 +27,10 @@ _POLL_S = 0.1
 
 
 def running(repository: Path) -> list[Launch]:
-    """The launches of this user that serve a repository now."""
+    """The servers of this user that serve a repository now, without the gateways of fleets."""
     wanted = str(repository.resolve())
-    return [launch for launch in running_launches() if launch.repository == wanted]
+    launches = (launch for launch in running_launches() if not launch.replicas)
+    return [launch for launch in launches if launch.repository == wanted]
 
 
 class Control:
