@@ -72,6 +72,19 @@ class Control:
         states = [ModelState(**{name: model.get(name, "") for name in names}) for model in answer]
         return sorted(states, key=lambda model: (model.name, version_order(model.version)))
 
+    def instances(self, model: str, version: str) -> int:
+        """The number of instances of a version that is loaded, each of which has its own stub.
+
+        Raises:
+            ServerError: The version is not loaded.
+        """
+        path = f"models/{quote(model, safe='')}/versions/{version}/config"
+        status, answer = self._ask("GET", path)
+        if status != http.client.OK or not isinstance(answer, dict):
+            raise ServerError(f"{self._place} does not tell a config: {_said(answer)}")
+        groups = answer.get("instance_group", ())
+        return sum(group["count"] * max(1, len(group.get("gpus", ()))) for group in groups)
+
     def load(self, model: str, timeout_s: float = LOAD_TIMEOUT_S) -> None:
         """Load a model, or load it again if its files have changed.
 

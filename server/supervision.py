@@ -234,15 +234,21 @@ class Supervisor:
         self._say(f"{why}; {'it is loaded again' if recovery.begin() else 'it is given up'}")
 
     def _is_served(self, stub: Stub) -> bool:
-        """Whether the version of a dead stub is to be served. Somebody may have unloaded it."""
+        """Whether the version of a dead stub is to be served, and has too few stubs now.
+
+        Somebody may have unloaded the version. If it was loaded anew, Triton has ended the old
+        stubs some time after it had started new ones.
+        """
+        control = self._server.control
         try:
-            states = self._server.control.index()
+            is_ready = any(
+                (state.name, state.version, state.state) == (stub.model, stub.version, "READY")
+                for state in control.index()
+            )
+            wanted = control.instances(stub.model, stub.version) if is_ready else 0
         except ServerError:
             return True
-        return any(
-            (state.name, state.version, state.state) == (stub.model, stub.version, "READY")
-            for state in states
-        )
+        return is_ready and self._watch.alive(stub.model, stub.version) < wanted
 
     def _check_that_some_model_is_left(self) -> None:
         if self.is_recovering:

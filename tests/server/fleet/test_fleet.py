@@ -24,7 +24,6 @@ from tritonclient.utils import InferenceServerException
 from seresnext101_triton.client import Classifier, TransportOptions
 from seresnext101_triton.client.cli import main as client
 from seresnext101_triton.client.images import sample_photographs
-from seresnext101_triton.client.launches import Launch, running_launches
 from seresnext101_triton.client.metrics import parse
 from seresnext101_triton.export.cli import main as export
 from seresnext101_triton.server.cli import main as server
@@ -33,7 +32,7 @@ from seresnext101_triton.server.errors import InstallationError, WorkspaceError
 from seresnext101_triton.server.fleet.envoy import admin_socket, find_envoy
 from seresnext101_triton.server.fleet.metrics import UP, merged
 from tests.conftest import onnx_convolution, write_model
-from tests.server.launching import DEADLINE_S, Launcher, launcher
+from tests.server.launching import Launcher, launcher
 from tests.waiting import until
 
 MODEL = "tiny_onnx"
@@ -56,12 +55,6 @@ def started(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield fleet
 
 
-def gateway(started: Launcher) -> Launch:
-    """What the launcher of a fleet tells of its gateway."""
-    pid = started.process.pid
-    return next(each for each in running_launches() if each.pid == pid and each.replicas)
-
-
 def replicas(started: Launcher) -> list[psutil.Process]:
     """The tritonservers of a fleet."""
     return [
@@ -74,7 +67,7 @@ def name(process: psutil.Process) -> str:
 
 
 def page(started: Launcher) -> str:
-    launch = gateway(started)
+    launch = started.launch(gateway=True)
     with urlopen(f"http://{launch.http_host}:{launch.metrics}/metrics", timeout=60) as answer:
         return str(answer.read().decode())
 
@@ -94,7 +87,7 @@ def under_load(url: str, act: Callable[[], None], retries: int) -> None:
 
     def answers(count: int) -> None:
         for _ in range(count):
-            assert done.acquire(timeout=DEADLINE_S) or any(each.done() for each in callers)
+            assert until(lambda: done.acquire(timeout=1) or any(each.done() for each in callers))
 
     with ThreadPoolExecutor(4) as pool:
         callers = [pool.submit(call, number) for number in range(4)]
@@ -109,7 +102,7 @@ def under_load(url: str, act: Callable[[], None], retries: int) -> None:
 
 
 def test_both_servers_answer_at_one_address(started, capsys):
-    launch = gateway(started)
+    launch = started.launch(gateway=True)
     before = [parse(text).models[MODEL, "1"].requests for text in pages(started)]
     grpc, http = (
         Classifier(url, MODEL) for url in (launch.url, f"http://{launch.host}:{launch.http}")
@@ -139,8 +132,8 @@ def pages(started: Launcher) -> list[str]:
 def test_each_server_has_its_own_launch_and_cores(started):
     launches = running(started.repository)
     assert len(launches) == 2
-    assert {each.key for each in launches} == {gateway(started).key}
-    assert not {each.grpc for each in launches} & {gateway(started).grpc}
+    assert {each.key for each in launches} == {started.launch(gateway=True).key}
+    assert not {each.grpc for each in launches} & {started.launch(gateway=True).grpc}
     cores = [frozenset(each.cpu_affinity()) for each in replicas(started)]
     if len(os.sched_getaffinity(0)) > 1 and len(set(cores)) > 1:
         assert not cores[0] & cores[1]
@@ -157,7 +150,10 @@ def test_a_promotion_reaches_every_server_and_a_bad_one_none(started):
     (folder / "3" / "model.onnx").write_bytes(b"no artifact")
     (folder / "3" / "manifest.json").unlink(missing_ok=True)
     assert export(["promote", MODEL, "--to", "3", "--repository", str(started.repository)]) != 0
-    assert until(lambda: served(started) == [{"2"}, {"2"}])
+    assert served(started) == [{"2"}, {"2"}]
+    assert (
+        started.launch(gateway=True).restarts == "none"
+    )  # that a version was loaded anew is no death
 
 
 def served(started: Launcher) -> list[set[str]]:
@@ -175,10 +171,12 @@ def served(started: Launcher) -> list[set[str]]:
 def test_a_killed_server_loses_no_request(started):
     after = len(started.lines)
     (first, _) = replicas(started)
-    under_load(gateway(started).url, lambda: os.kill(first.pid, signal.SIGKILL), retries=0)
+    under_load(
+        started.launch(gateway=True).url, lambda: os.kill(first.pid, signal.SIGKILL), retries=0
+    )
     assert "replica " in started.expect("it is started again", after)
     started.expect("ready again", after)
-    assert until(lambda: gateway(started).server_restarts == 1)
+    assert until(lambda: started.launch(gateway=True).server_restarts == 1)
     assert until(lambda: all(f'{UP}{{replica="{n}"}} 1' in page(started) for n in range(2)))
 
 
@@ -187,15 +185,17 @@ def test_a_killed_envoy_loses_nothing_of_clients_with_retries(started):
     (envoy,) = (
         each for each in psutil.Process(started.process.pid).children() if name(each) == "envoy"
     )
-    under_load(gateway(started).url, lambda: os.kill(envoy.pid, signal.SIGKILL), retries=100)
+    under_load(
+        started.launch(gateway=True).url, lambda: os.kill(envoy.pid, signal.SIGKILL), retries=100
+    )
     started.expect("Envoy ended with signal SIGKILL; it is started again", after)
     started.expect("Envoy: ready again", after)
-    assert until(lambda: gateway(started).gateway_restarts == 1)
+    assert until(lambda: started.launch(gateway=True).gateway_restarts == 1)
 
 
 def test_a_signal_ends_all_of_it_after_the_answers(started):
     """The batcher holds a request back for two seconds, and the signal arrives meanwhile."""
-    launch, launches = gateway(started), running(started.repository)
+    launch, launches = started.launch(gateway=True), running(started.repository)
     processes = psutil.Process(started.process.pid).children(recursive=True)
     tensor = triton.InferInput("INPUT__0", [1, 3, 4, 4], "FP32")
     tensor.set_data_from_numpy(np.ones((1, 3, 4, 4), np.float32))
