@@ -19,7 +19,7 @@ from seresnext101_triton.client.protocols import Meaning, all_protocols
 _OVERLOAD_WORDS = ("Exceeds maximum queue size", "Request timeout expired")
 _RESTRICTION_WORDS = ("This protocol is restricted", "This API is restricted")
 # What Triton's Python backend says of an instance whose process has died.
-_DEAD_STUB = re.compile(r"Stub process '.*' is not healthy")
+DEAD_STUB = re.compile(r"Stub process '.*' is not healthy")
 # What Triton says to all callers whose requests are in one batch, if one of these requests declares
 # an impossible number of images, as 0 or 2^32. An own request that is too large is refused alone.
 _FOREIGN_SHAPE = re.compile(r"batch size \d+ for '.*', max allowed is \d+")
@@ -44,7 +44,7 @@ def refusal(address: Address, status: str, message: str) -> ClientError:
         return AccessDenied(
             f"{refused}: {message}. This part of the server takes a key: send it in `headers`"
         )
-    if _DEAD_STUB.search(message):
+    if DEAD_STUB.search(message):
         return ServerUnreachable(
             f"{address} has lost a process of the model ({message}). `python -m server` starts it "
             "again within seconds; another server must be restarted"

@@ -19,7 +19,7 @@ from seresnext101_triton.export.filesystem import explained, sync
 from seresnext101_triton.export.publication import Publication
 from seresnext101_triton.export.repository import Repository
 from seresnext101_triton.export.verification import check_intact, published
-from seresnext101_triton.server.errors import LoadError
+from seresnext101_triton.server.errors import LoadError, ServerError
 from seresnext101_triton.server.versions import newest_policy, pinned_policy
 
 # Chooses a version from those that are published and those that are served.
@@ -172,10 +172,10 @@ def _switch(root: Path, model: str, choose: Choice, *, pin: bool) -> Switch:
         _publish(publication, model, version, policy)
     try:
         servers = live.follow(repository.root, model, [version])
-    except LoadError as error:
+    except ServerError as error:
         with repository.changing() as publication:
             _publish(publication, model, before[-1] if before else version, old_policy)
-        with suppress(LoadError):
+        with suppress(ServerError):
             live.follow(repository.root, model, before)
         why = str(error).strip().rstrip(".;")
         raise LoadError(

@@ -19,7 +19,7 @@ from seresnext101_triton.export.journal import undo_killed
 from seresnext101_triton.export.locks import FolderLock
 from seresnext101_triton.export.publication import LONGEST_CHANGE_S, Publication
 from seresnext101_triton.server import versions
-from seresnext101_triton.server.ensembles import artifact_models
+from seresnext101_triton.server.needs import artifact_models
 
 
 class Repository:

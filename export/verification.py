@@ -11,8 +11,8 @@ from seresnext101_triton.export import config, manifest, promotion
 from seresnext101_triton.export.errors import VersionError
 from seresnext101_triton.export.repository import Repository
 from seresnext101_triton.server import integrity
-from seresnext101_triton.server.ensembles import needs_of
 from seresnext101_triton.server.errors import IntegrityError
+from seresnext101_triton.server.needs import needs_of
 from seresnext101_triton.server.versions import CONFIG_FILENAME
 
 

@@ -16,9 +16,9 @@ from seresnext101_triton.perf.errors import PerfError
 from seresnext101_triton.perf.published import PublishedModel
 from seresnext101_triton.perf.turns import take_turns
 from seresnext101_triton.server import runtimes
-from seresnext101_triton.server.ensembles import artifact_models
 from seresnext101_triton.server.launcher import Server
 from seresnext101_triton.server.models import served_models
+from seresnext101_triton.server.needs import artifact_models
 from seresnext101_triton.server.ports import Ports
 
 # A turn is a burst of requests, one after the other, as a busy client sends them. The first request

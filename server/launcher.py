@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from seresnext101_triton.client.explain import DEAD_STUB
 from seresnext101_triton.client.launches import Launch
 from seresnext101_triton.client.output import say
 from seresnext101_triton.client.served import ModelState
@@ -21,14 +22,15 @@ from seresnext101_triton.server.access import key_arguments, restricted_without,
 from seresnext101_triton.server.arguments import cache_arguments, endpoint_arguments
 from seresnext101_triton.server.backends import REPOSITORY_VARIABLE
 from seresnext101_triton.server.control import LOAD_TIMEOUT_S, Control
-from seresnext101_triton.server.ensembles import without_bytes
 from seresnext101_triton.server.errors import LoadError, ServerError
 from seresnext101_triton.server.models import (
+    ServedFolder,
     check_artifacts,
     chosen_models,
     intact_models,
     model_and_version,
 )
+from seresnext101_triton.server.needs import LeaveOut, without_bytes, without_gpu
 from seresnext101_triton.server.ports import (
     LOCALHOST,
     Ports,
@@ -38,6 +40,7 @@ from seresnext101_triton.server.ports import (
 )
 from seresnext101_triton.server.process import EXIT_TIMEOUT_S, ServerProcess, ending
 from seresnext101_triton.server.registry import Registration, sweep
+from seresnext101_triton.server.stubs import LoadWatch
 from seresnext101_triton.server.tracing import Tracing
 from seresnext101_triton.server.view import View
 from seresnext101_triton.server.workspace import Workspace, unusable
@@ -119,6 +122,7 @@ class Server:
         self._tries = _TRIES
         self._exit_timeout_s = EXIT_TIMEOUT_S + 5.0
         self._key, self._cpus = key or secrets.token_hex(16), cpus
+        self._load_watch = LoadWatch()
         self._registration: Registration | None = None
         self._workspace: Workspace | None = None
 
@@ -172,6 +176,7 @@ class Server:
         """
         sweep()
         models = chosen_models(self.repository, self.only, self._note)
+        models = self._without(models, without_gpu)
         self.ports = self._asked.resolve(self.address)
         if self.follow:
             models = intact_models(models, self._note)
@@ -183,9 +188,7 @@ class Server:
         except (OSError, shutil.Error) as error:
             raise unusable(self._workspace.folder.parent, error) from None
         if not self._triton.passes_bytes:
-            named = [model_and_version(name)[0] for name in self.only]
-            kept = without_bytes([model.folder for model in models], named, self._note)
-            models = [model for model in models if model.folder in kept]
+            models = self._without(models, without_bytes)
         self._workspace.show(models)
         self.launch = Launch(
             pid=os.getpid(),
@@ -205,6 +208,7 @@ class Server:
         """Start the server's process, for the first time or again."""
         assert self._registration is not None and self._workspace is not None
         self.publish(**vars(self.ports))
+        self._load_watch = LoadWatch()
         self.process = ServerProcess(
             [str(self._triton.executable), *self._triton.arguments, *self._arguments()],
             os.environ
@@ -254,10 +258,17 @@ class Server:
             return False
         # The server opens its ports as soon as every model is loaded or has failed.
         if not all(listens(self.process.pid, port) for port in vars(self.ports).values()):
+            if stub := self._load_watch.hangs_for(self.process.pid):
+                self._lost_a_stub(stub.death_in_load)
             return False
         if not self.control.is_live():
             return False
         self.models = self.control.index()
+        if reason := next(
+            (each.reason for each in self.models if DEAD_STUB.search(each.reason)), ""
+        ):
+            self._lost_a_stub(f"a model was not loaded: {self.plain(reason)}")
+            return False
         self._check_models()
         self.process.shows_errors = True
         self._tries = 1  # from now on, who watches the server decides about further attempts
@@ -275,6 +286,11 @@ class Server:
         """The exit code of the server's process; None while it runs."""
         assert self.process is not None
         return self.process.poll()
+
+    def kill(self) -> None:
+        """Kill the server's process, which hangs, and its stubs."""
+        assert self.process is not None
+        self.process.kill()
 
     def clear(self) -> None:
         """Remove what a process has left behind that ended by itself, before it is started again.
@@ -317,6 +333,11 @@ class Server:
         """The last lines of the server's log."""
         return "\n".join(self.process.log()[-lines:]) if self.process else ""
 
+    def _without(self, models: list[ServedFolder], leave_out: LeaveOut) -> list[ServedFolder]:
+        named = [model_and_version(name)[0] for name in self.only]
+        kept = leave_out([model.folder for model in models], named, self._note)
+        return [model for model in models if model.folder in kept]
+
     def _ended_early(self, code: int) -> None:
         """Start again with other ports if a free port was taken by another process meanwhile.
 
@@ -327,17 +348,37 @@ class Server:
         assert self.process is not None
         self.process.settle_log()
         lost = _LOST_PORT.search("\n".join(self.process.log()))
-        self._tries -= 1
+        again = self._may_try_again()
         if lost:
             name = next(name for name, port in vars(self.ports).items() if port == int(lost[1]))
-            if getattr(self._asked, name) or not self._tries:
+            if getattr(self._asked, name) or not again:
                 raise occupied(self.address, name, int(lost[1]))
-        elif code >= 0 or not self._tries:
+        elif code >= 0 or not again:
             raise ServerError(
                 f"tritonserver ended with {ending(code)} before it was ready:\n{self.log_tail()}"
             )
         else:
             self._note(f"tritonserver ended with {ending(code)} at its start; it is tried again")
+        self._start_over()
+
+    def _lost_a_stub(self, death: str) -> None:
+        """Start again, because a stub has died while its model was loaded.
+
+        Raises:
+            ServerError: This has happened too often.
+        """
+        self.kill()
+        if not self._may_try_again():
+            raise ServerError(f"{death}:\n{self.log_tail()}")
+        self._note(f"{death}; it is started again")
+        self._start_over()
+
+    def _may_try_again(self) -> bool:
+        """Whether the server may be started once more. Each call counts."""
+        self._tries -= 1
+        return self._tries > 0
+
+    def _start_over(self) -> None:
         self.clear()
         self.ports = self._asked.resolve(self.address)
         self.start_process()

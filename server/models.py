@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from seresnext101_triton.server.ensembles import needs_of, with_needed
 from seresnext101_triton.server.errors import IntegrityError, NothingToServe
 from seresnext101_triton.server.integrity import differences
+from seresnext101_triton.server.needs import needs_of, with_needed
 from seresnext101_triton.server.versions import read_config, selected, versions
 
 # MODEL@N, one version of a model, which is served under this name.

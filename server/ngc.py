@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from seresnext101_triton.client.launches import Launch
+from seresnext101_triton.client.output import say
 from seresnext101_triton.client.transport import Tls
 from seresnext101_triton.server import ENGINE_CACHE, TRITON_RELEASE
 from seresnext101_triton.server.access import key_arguments, restricted_without, tls_arguments
 from seresnext101_triton.server.arguments import cache_arguments
-from seresnext101_triton.server.ensembles import without_images
 from seresnext101_triton.server.models import served_models
+from seresnext101_triton.server.needs import without_gpu, without_images
 from seresnext101_triton.server.ports import LOCALHOST, Ports, bare_address
 from seresnext101_triton.server.registry import Registration
 from seresnext101_triton.server.releases import release
@@ -69,12 +70,12 @@ class Container:
         """The `docker run` line.
 
         Raises:
-            NothingToServe: Nothing has been exported.
+            NothingToServe: Nothing has been exported, or a model that was named needs a GPU.
             InstallationError: A model that was named takes image files, and `image` is empty.
             UnknownRelease: The release is not known.
             UsageError: There is a part of `tls`, and no certificate.
         """
-        folders = served_models(self.repository, self.only)
+        folders = without_gpu(served_models(self.repository, self.only), self.only, say)
         if not self.image:
             folders = without_images(folders, self.only)
         gpus = ["--gpus=all"] if shutil.which("nvidia-smi") else []

@@ -90,11 +90,14 @@ class ServerProcess:
         self.shows_errors = False
         self._process.terminate()
         self.wait(timeout_s)
-        # Stubs and other processes that are left are in the server's process group.
-        with suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+        self.kill()
         self._process.wait()
         self._pump.join()
+
+    def kill(self) -> None:
+        """Kill the server and its stubs, which are in its process group."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
 
     def log(self) -> list[str]:
         """The last lines of the log."""

@@ -1,8 +1,9 @@
 """The parts of each release of NVIDIA's tritonserver image that matter for an artifact.
 
 The versions of Triton, ONNX Runtime and OpenVINO are from `build.py` in Triton's release branches,
-those of CUDA from its compatibility page. NVIDIA does not list the TensorRT of the plain image for
-every release. If only two or three numbers of it are known, only those are compared.
+those of CUDA from its release notes. `python -m tests.server.sources` compares the table with them.
+NVIDIA does not list the TensorRT of the plain image for every release. If only two or three numbers
+of it are known, only those are compared.
 """
 
 from __future__ import annotations

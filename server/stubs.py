@@ -8,6 +8,7 @@ request for that instance with an error, and still says that the model is ready.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,6 +17,9 @@ from pathlib import Path
 from seresnext101_triton.server.process import ending
 
 _PROC = Path("/proc")
+# If a load goes on for so long after the death of one of its stubs, Triton hangs. Otherwise it
+# would collect the stub's exit status and fail the load.
+_HANGS_AFTER_S = 1.0
 _NAME = "triton_python_b"  # the kernel keeps 15 characters of the name of a program
 
 
@@ -49,12 +53,23 @@ class Stub:
             return "is gone"
         return f"ended with {ending(os.waitstatus_to_exitcode(self.exit_status))}"
 
+    @property
+    def death(self) -> str:
+        """Which process of which model has died, and how."""
+        return f"model {self.model or '(unknown)'}: its process {self.pid} {self.fate}"
+
+    @property
+    def death_in_load(self) -> str:
+        """The same, if Triton hangs because of it."""
+        return f"{self.death} while it was loaded, and tritonserver waits for it for ever"
+
 
 class StubWatch:
     """Remembers the stubs of a server, so that it knows whose stub has died."""
 
     def __init__(self) -> None:
         self._alive: dict[tuple[int, int], Stub] = {}
+        self._zombies: set[tuple[int, int]] = set()
 
     def alive(self, model: str, version: str) -> int:
         """The number of a version's stubs that were alive at the last call of `died`."""
@@ -66,7 +81,8 @@ class StubWatch:
 
         A stub that was killed stays behind as a zombie until Triton collects its exit status, or it
         is gone before it was seen as one. A stub that Triton itself has ended is also gone: the
-        caller must check that its version of the model is still served.
+        caller must check that its version of the model is still served, and is not being loaded.
+        Of a stub that died before it was seen alive, the model is not known.
 
         Args:
             server: Process id of the server.
@@ -88,8 +104,49 @@ class StubWatch:
             is_replaced = status is None and (seen.model, seen.version) in started
             if status != 0 and not is_replaced:
                 dead.append(replace(seen, exit_status=status))
-        self._alive = living
+        zombies = found.keys() - living.keys()
+        dead += [
+            found[key]
+            for key in zombies - self._zombies - self._alive.keys()
+            if found[key].exit_status
+        ]
+        self._alive, self._zombies = living, zombies
         return dead
+
+
+class LoadWatch:
+    """Sees that a starting server hangs: Triton waits for ever for a stub that dies in its load."""
+
+    def __init__(self) -> None:
+        self._watch = StubWatch()
+        self._died: list[tuple[Stub, float]] = []
+
+    def hangs_for(self, server: int) -> Stub | None:
+        """The dead stub for which a server waits that loads models; None if it does not hang.
+
+        Args:
+            server: Process id of the server.
+        """
+        now = time.monotonic()
+        died = [stub for stub in self._watch.died(server) if stub.exit_status is not None]
+        self._died += [(stub, now) for stub in died]
+        return next((stub for stub, since in self._died if is_waited_for(stub, since)), None)
+
+
+def is_waited_for(stub: Stub, since: float) -> bool:
+    """Whether Triton, which is still loading models, hangs because of the death of a stub.
+
+    Args:
+        stub: The stub.
+        since: When its death was seen, on the monotonic clock.
+    """
+    return time.monotonic() - since > _HANGS_AFTER_S and _is_zombie(stub)
+
+
+def _is_zombie(stub: Stub) -> bool:
+    """Whether a stub has died and nobody has collected its exit status."""
+    fields = _fields(stub.pid)
+    return fields[:1] == ["Z"] and fields[19] == str(stub.started)
 
 
 def stubs_of(server: int) -> Iterator[Stub]:

@@ -15,7 +15,9 @@ from seresnext101_triton.server.control import LOAD_TIMEOUT_S
 from seresnext101_triton.server.errors import ServerError
 from seresnext101_triton.server.launcher import Server
 from seresnext101_triton.server.process import ending
-from seresnext101_triton.server.stubs import Stub, StubWatch
+from seresnext101_triton.server.stubs import Stub, StubWatch, is_waited_for
+
+READY, LOADING = "READY", "LOADING"  # states of a version in Triton's index
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ class Supervisor:
         self._backoff = Backoff(patience)
         self._watch = StubWatch()
         self._recoveries: dict[str, _Recovery] = {}
-        self._died_again: list[Stub] = []
+        self._unsettled: list[tuple[Stub, float]] = []
         self._is_down = self._is_starting = False
         self._since = self._deadline = 0.0
 
@@ -176,7 +178,7 @@ class Supervisor:
         self._is_starting = False
         log = self._server.log_tail()
         self._server.clear()
-        self._recoveries, self._died_again, self._watch = {}, [], StubWatch()
+        self._recoveries, self._unsettled, self._watch = {}, [], StubWatch()
         if not self._backoff.died():
             raise ServerError(
                 f"{why}, after it was started again {self._patience.attempts} times:\n{log}"
@@ -207,48 +209,73 @@ class Supervisor:
         self._say(f"tritonserver: ready again after {time.monotonic() - self._since:.1f} s")
 
     def _check_stubs(self) -> None:
-        died, self._died_again = self._died_again, []
-        for stub in died + self._watch.died(self._server.pid):
-            self._stub_died(stub)
+        now = time.monotonic()
+        died = [(stub, now) for stub in self._watch.died(self._server.pid)]
+        died, self._unsettled = self._unsettled + died, []
+        for stub, since in died:
+            if self._stub_died(stub, since):
+                return  # the server is started again
         for recovery in self._recoveries.values():
             if line := recovery.step():
                 self._say(line)
                 self._check_that_some_model_is_left()
 
-    def _stub_died(self, stub: Stub) -> None:
+    def _stub_died(self, stub: Stub, since: float) -> bool:
+        """Do what a dead stub asks for. True if the whole server is started again.
+
+        Args:
+            stub: The stub.
+            since: When its death was seen, on the monotonic clock.
+        """
+        recovery = self._recoveries.get(stub.model)
+        is_busy = recovery is not None and recovery.is_busy
+        if recovery and is_busy and not recovery.has_started(stub):
+            return False  # the model is loaded again as a whole
+        state = self._state_of(stub)
+        if state == LOADING and is_waited_for(stub, since):
+            self._server.kill()
+            self._went_down(stub.death_in_load)
+            return True
+        if state == LOADING or is_busy:
+            # Triton has ended a stub itself that is gone, or the load fails and says why.
+            if stub.exit_status is not None and state in (LOADING, READY):
+                self._unsettled.append((stub, since))
+        elif state == READY and self._is_missing(stub):
+            self._load_again(stub)
+        return False
+
+    def _load_again(self, stub: Stub) -> None:
         model = stub.model
-        recovery = self._recoveries.get(model)
-        if recovery is None:
-            recovery = self._recoveries[model] = _Recovery(self._server, model, self._patience)
-        if recovery.is_busy:
-            # The model is loaded again as a whole, so that its other old stubs do not matter.
-            if recovery.has_started(stub):
-                self._died_again.append(stub)
-            return
-        if not self._is_served(stub):
-            return
+        recovery = self._recoveries.setdefault(
+            model, _Recovery(self._server, model, self._patience)
+        )
         counts = dict(self._server.launch.model_restarts)
         counts[model] = counts.get(model, 0) + 1
         self._server.publish(model_restarts=counts)
-        why = f"model {model}: its process {stub.pid} {stub.fate}"
-        self._say(f"{why}; {'it is loaded again' if recovery.begin() else 'it is given up'}")
+        self._say(f"{stub.death}; {'it is loaded again' if recovery.begin() else 'it is given up'}")
 
-    def _is_served(self, stub: Stub) -> bool:
-        """Whether the version of a dead stub is to be served, and has too few stubs now.
-
-        Somebody may have unloaded the version. If it was loaded anew, Triton has ended the old
-        stubs some time after it had started new ones.
-        """
-        control = self._server.control
+    def _state_of(self, stub: Stub) -> str:
+        """The state of the version of a dead stub. Somebody may have unloaded it."""
         try:
-            is_ready = any(
-                (state.name, state.version, state.state) == (stub.model, stub.version, "READY")
-                for state in control.index()
-            )
-            wanted = control.instances(stub.model, stub.version) if is_ready else 0
+            states = self._server.control.index()
+        except ServerError:
+            return READY
+        if not stub.model:
+            return LOADING if any(each.state == LOADING for each in states) else ""
+        version = stub.model, stub.version
+        return next((each.state for each in states if (each.name, each.version) == version), "")
+
+    def _is_missing(self, stub: Stub) -> bool:
+        """Whether the version of a dead stub, which is ready, has too few stubs now.
+
+        If it was loaded anew, Triton has ended the old stubs some time after it had started new
+        ones.
+        """
+        try:
+            wanted = self._server.control.instances(stub.model, stub.version)
         except ServerError:
             return True
-        return is_ready and self._watch.alive(stub.model, stub.version) < wanted
+        return self._watch.alive(stub.model, stub.version) < wanted
 
     def _check_that_some_model_is_left(self) -> None:
         if self.is_recovering:
@@ -257,5 +284,5 @@ class Supervisor:
             states = self._server.control.index()
         except ServerError:  # the server has died as well, which the next look sees
             return
-        if not any(state.state == "READY" for state in states):
+        if not any(state.state == READY for state in states):
             raise ServerError("no model can be served any more: read the lines above")

@@ -75,13 +75,12 @@ class Pt2(Format):
 
         material.release.check_pt2()
         path = str(folder / self.filename)
+        scratch = tempfile.TemporaryDirectory(prefix="inductor-")
         try:
-            with warnings.catch_warnings():
+            with scratch, fresh_cache(dir=scratch.name), warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, of its own code
                 program, metadata = _traced(material)
-            options = {"aot_inductor.metadata": metadata, **_PORTABLE}
-            scratch = tempfile.TemporaryDirectory(prefix="inductor-")
-            with scratch, fresh_cache(dir=scratch.name):
+                options = {"aot_inductor.metadata": metadata, **_PORTABLE}
                 aoti_compile_and_package(program, package_path=path, inductor_configs=options)
         except (InductorError, RuntimeError, torch._dynamo.exc.TorchDynamoException) as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]

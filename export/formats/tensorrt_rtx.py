@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from seresnext101_triton.export.errors import OptionError
 from seresnext101_triton.export.format import Format, Proof
 from seresnext101_triton.export.precision import FP16, FP32, Precision
-from seresnext101_triton.export.tensorrt import gpu as gpus
 from seresnext101_triton.export.tensorrt import rtx
 from seresnext101_triton.export.tensorrt.plan import sidecar
+from seresnext101_triton.server import gpu as gpus
 from seresnext101_triton.server.digest import sha256
 
 if TYPE_CHECKING:

@@ -10,24 +10,24 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import tensorrt as trt
 
 from seresnext101_triton.export.errors import BuildError
-from seresnext101_triton.export.tensorrt.gpu import Gpu
 from seresnext101_triton.export.tensorrt.inspection import check_precision, count_layers
 from seresnext101_triton.export.tensorrt.listening import (
     Watcher,
     add_profile,
     failure_of,
+    interruptible,
     log_class,
-    parser_errors,
     progress_class,
+    read_onnx,
 )
 from seresnext101_triton.export.tensorrt.plan import HARDWARE, BuildSpec, Plan, describe
+from seresnext101_triton.server.gpu import Gpu
 
 _Log, _Progress = log_class(trt), progress_class(trt)
 
@@ -45,17 +45,8 @@ def build(spec: BuildSpec, gpu: Gpu, watcher: Watcher, note: Callable[[str], Non
         BuildError: TensorRT refused something; the message has its own words. No plan is left.
     """
     log = _Log()
-    cancelled = threading.Event()
-    # In a thread of its own, so that Ctrl-C reaches us: TensorRT does not return before it is done
-    # or told to stop.
-    with ThreadPoolExecutor(1) as pool:
-        try:
-            serialized = pool.submit(
-                _build, spec, gpu, note, log, _Progress(watcher, cancelled)
-            ).result()
-        except KeyboardInterrupt:
-            cancelled.set()
-            raise
+    progress = _Progress(watcher, threading.Event())
+    serialized = interruptible(lambda: _build(spec, gpu, note, log, progress), progress)
     layers = _inspect(serialized, spec, log)
     check_precision(layers, spec.precision)
     spec.plan.write_bytes(serialized)
@@ -78,16 +69,7 @@ def _build(spec: BuildSpec, gpu: Gpu, note: Callable[[str], None], log: Any, pro
         ) from None
     tuning = spec.tuning
     builder.max_threads = os.cpu_count() or 1
-    network = log.require(
-        builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)),
-        "create a network",
-    )
-    parser = trt.OnnxParser(network, log)
-    if not parser.parse_from_file(str(spec.onnx)):
-        raise BuildError(
-            f"TensorRT {trt.__version__} cannot read {spec.onnx.name}: "
-            f"{parser_errors(parser) or log.errors}"
-        )
+    network, _parser = read_onnx(trt, builder, log, spec.onnx, f"TensorRT {trt.__version__}")
     config = log.require(builder.create_builder_config(), "create a builder configuration")
     if tuning.workspace_mib:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, tuning.workspace_mib << 20)

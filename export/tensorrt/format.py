@@ -21,10 +21,10 @@ from seresnext101_triton.export.errors import BuildError, MissingHardware, Optio
 from seresnext101_triton.export.format import Format, Proof
 from seresnext101_triton.export.precision import FP16, FP32, Precision
 from seresnext101_triton.export.tensorrt import container, local, rtx
-from seresnext101_triton.export.tensorrt import gpu as gpus
 from seresnext101_triton.export.tensorrt import plan as plans
 from seresnext101_triton.export.tensorrt.options import add_tuning, tuning_of
 from seresnext101_triton.export.tensorrt.plan import BuildSpec, Plan, Profile, Tuning
+from seresnext101_triton.server import gpu as gpus
 from seresnext101_triton.server.digest import sha256
 
 if TYPE_CHECKING:

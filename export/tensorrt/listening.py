@@ -1,4 +1,4 @@
-"""What listens to a build: TensorRT's log, and its progress.
+"""What all builds have in common: the log, the progress, the ONNX file, the profile and Ctrl-C.
 
 TensorRT and TensorRT for RTX have the same classes in two modules, so the module is an argument.
 """
@@ -8,12 +8,15 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from seresnext101_triton.export.errors import BuildError
 from seresnext101_triton.export.tensorrt.plan import Profile
 
 _MESSAGES_KEPT = 20
+_Built = TypeVar("_Built")
 
 
 class Watcher(Protocol):
@@ -111,13 +114,58 @@ def progress_class(trt: Any) -> Any:
     return Progress
 
 
-def parser_errors(parser: Any) -> str:
-    """What an ONNX parser has found, with the names of the nodes, in one line."""
+def interruptible(work: Callable[[], _Built], progress: Any) -> _Built:
+    """Run a build in a thread of its own, so that Ctrl-C reaches this one.
+
+    TensorRT does not return before it is done or told to stop.
+
+    Args:
+        work: The build.
+        progress: Its monitor.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C. The build has ended.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            return pool.submit(work).result()
+        except KeyboardInterrupt:
+            progress.cancelled.set()
+            raise
+
+
+def read_onnx(trt: Any, builder: Any, log: Any, onnx: Path, product: str) -> tuple[Any, Any]:
+    """Make a strongly typed network from an ONNX file.
+
+    Args:
+        trt: The module.
+        builder: Its builder.
+        log: Its logger, of `log_class`.
+        onnx: The file.
+        product: Name and version of the builder.
+
+    Returns:
+        The network, and the parser. The parser has the weights: keep it until the build is over.
+
+    Raises:
+        BuildError: The parser refuses the file. The message names the nodes.
+    """
+    typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = log.require(builder.create_network(typed), "create a network")
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse_from_file(str(onnx)):
+        raise BuildError(f"{product} cannot read {onnx.name}: {_parser_errors(parser, log)}")
+    return network, parser
+
+
+def _parser_errors(parser: Any, log: Any) -> str:
+    """What a parser has found, with the names of the nodes, in one line."""
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    return "; ".join(
+    found = "; ".join(
         f"node {error.node_name() or '?'} ({error.node_operator() or '?'}): {error.desc()}"
         for error in errors
     )
+    return found or log.errors
 
 
 def add_profile(builder: Any, network: Any, config: Any, wanted: Profile) -> None:

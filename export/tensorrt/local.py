@@ -7,9 +7,9 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from seresnext101_triton.export.errors import MissingHardware
-from seresnext101_triton.export.tensorrt import gpu as gpus
 from seresnext101_triton.export.tensorrt import trtexec
 from seresnext101_triton.export.tensorrt.plan import BuildSpec, Plan
+from seresnext101_triton.server import gpu as gpus
 
 if TYPE_CHECKING:
     from seresnext101_triton.export.tensorrt.listening import Watcher

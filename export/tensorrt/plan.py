@@ -9,8 +9,8 @@ from typing import Any
 
 from seresnext101_triton.export.errors import BuildError, OptionError
 from seresnext101_triton.export.precision import Precision
-from seresnext101_triton.export.tensorrt.gpu import Gpu
 from seresnext101_triton.server.digest import sha256
+from seresnext101_triton.server.gpu import Gpu
 
 SIDECAR_SUFFIX = ".json"
 # Names of trt.HardwareCompatibilityLevel.

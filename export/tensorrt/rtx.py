@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,9 +19,10 @@ from seresnext101_triton.export.tensorrt.listening import (
     Watcher,
     add_profile,
     failure_of,
+    interruptible,
     log_class,
-    parser_errors,
     progress_class,
+    read_onnx,
 )
 from seresnext101_triton.export.tensorrt.plan import Profile
 
@@ -91,15 +91,9 @@ def build(
         KeyboardInterrupt: Ctrl-C. The build has ended.
     """
     trt = import_module(MODULE)
-    log, cancelled = log_class(trt, PRODUCT)(), threading.Event()
-    progress = progress_class(trt)(watcher or Silent(), cancelled)
-    # In a thread of its own, so that Ctrl-C reaches us.
-    with ThreadPoolExecutor(1) as pool:
-        try:
-            return pool.submit(_build, trt, onnx, profile, capabilities, log, progress).result()
-        except KeyboardInterrupt:
-            cancelled.set()
-            raise
+    log = log_class(trt, PRODUCT)()
+    progress = progress_class(trt)(watcher or Silent(), threading.Event())
+    return interruptible(lambda: _build(trt, onnx, profile, capabilities, log, progress), progress)
 
 
 def _build(  # noqa: PLR0913
@@ -107,13 +101,7 @@ def _build(  # noqa: PLR0913
 ) -> bytes:
     product = f"{PRODUCT} {trt.__version__}"
     builder = trt.Builder(log)
-    typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    network = log.require(builder.create_network(typed), "create a network")
-    parser = trt.OnnxParser(network, log)
-    if not parser.parse_from_file(str(onnx)):
-        raise BuildError(
-            f"{product} cannot read {onnx.name}: {parser_errors(parser) or log.errors}"
-        )
+    network, _parser = read_onnx(trt, builder, log, onnx, product)
     config = log.require(builder.create_builder_config(), "create a builder configuration")
     config.progress_monitor = progress
     config.clear_flag(trt.BuilderFlag.TF32)

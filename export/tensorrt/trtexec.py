@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from seresnext101_triton.export.errors import BuildError
-from seresnext101_triton.export.tensorrt.gpu import Gpu
 from seresnext101_triton.export.tensorrt.inspection import check_precision, count_layers
 from seresnext101_triton.export.tensorrt.plan import BuildSpec, Plan, describe
+from seresnext101_triton.server.gpu import Gpu
 
 IMAGE_PATH = Path("/usr/src/tensorrt/bin/trtexec")
 _HARDWARE = {"same": "none", "same-capability": "sameComputeCapability", "ampere+": "ampere+"}

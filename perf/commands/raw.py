@@ -27,8 +27,8 @@ def run(arguments: argparse.Namespace) -> int:
     from seresnext101_triton.perf.raw import RawModel, use_server_allocator
     from seresnext101_triton.perf.tables import SPREAD, Table, spread
     from seresnext101_triton.perf.turns import take_turns
-    from seresnext101_triton.server.ensembles import artifact_models
     from seresnext101_triton.server.models import served_models
+    from seresnext101_triton.server.needs import artifact_models
 
     use_server_allocator()
     models = arguments.model or artifact_models(served_models(arguments.repository))

@@ -56,8 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
     from seresnext101_triton.perf.serving import serving
     from seresnext101_triton.perf.sweep import LoadGrid, Sweep
     from seresnext101_triton.perf.tables import point_table
-    from seresnext101_triton.server.ensembles import artifact_models
     from seresnext101_triton.server.models import served_models
+    from seresnext101_triton.server.needs import artifact_models
 
     if arguments.http_url and not arguments.url:
         raise UsageError("`http_url` is of a server that already runs: name it with `url`")

@@ -21,6 +21,7 @@ from seresnext101_triton.export.precision import PRECISIONS
 from seresnext101_triton.export.serving import ImageInput, Serving
 from seresnext101_triton.export.weights import Provenance
 from seresnext101_triton.server import ENGINE_CACHE
+from seresnext101_triton.server.embedded import EMBEDDED_CONFIG_FILENAME, embedded_text
 
 PROJECT = Path(__file__).parents[2]
 
@@ -72,7 +73,10 @@ def test_git_holds_what_the_code_writes(format, device):
     model = f"seresnext101_{format}" if device == "cpu" else f"seresnext101_{format}_fp16"
     serving = Serving() if device == "cpu" else Serving(device="gpu", max_batch=32)
     folder = f"model_repository/{model}"
-    assert in_git(f"{folder}/config.pbtxt") == to_text(build(format, serving=serving, model=model))
+    text = to_text(build(format, serving=serving, model=model))
+    assert in_git(f"{folder}/config.pbtxt") == text
+    if embedded := embedded_text(text):
+        assert in_git(f"{folder}/{EMBEDDED_CONFIG_FILENAME}") == embedded
     assert in_git(f"{folder}/labels.txt") == labels_for(1000, None)
 
 

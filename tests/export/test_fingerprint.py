@@ -127,6 +127,6 @@ def is_module(name: str) -> bool:
 
 def test_the_imports_of_a_file_are_found():
     """Else the test above would prove nothing."""
-    assert {f"{EXPORTER}.format", f"{EXPORTER}.tensorrt.gpu"} <= imports_of(
+    assert {f"{EXPORTER}.format", f"{EXPORTER}.tensorrt.plan"} <= imports_of(
         _files(f"{EXPORTER}.tensorrt.format")[0]
     )

@@ -23,9 +23,9 @@ from seresnext101_triton.export.repository import Repository
 from seresnext101_triton.export.serving import ImageInput, Serving
 from seresnext101_triton.server import cli as server_cli
 from seresnext101_triton.server import ngc
-from seresnext101_triton.server.ensembles import artifact_models, needs_of, without_bytes
 from seresnext101_triton.server.errors import InstallationError
 from seresnext101_triton.server.models import served_models
+from seresnext101_triton.server.needs import artifact_models, needs_of, without_bytes
 from seresnext101_triton.server.ports import LOCALHOST, Ports
 from tests.conftest import QUIET, tiny_request
 

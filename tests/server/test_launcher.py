@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -164,11 +165,23 @@ def test_a_config_that_cannot_be_parsed_shows_the_servers_reason(small):
         pass
 
 
-def test_a_gpu_model_without_a_gpu_shows_the_servers_reason(small):
+def test_a_gpu_model_without_a_gpu_is_left_out_unless_it_was_named(small, monkeypatch):
+    monkeypatch.setattr("seresnext101_triton.server.gpu.find", lambda: None)
     config = CONVOLUTION + " instance_group { kind: KIND_GPU count: 1 }"
     write_model(small, "gpu", config, {"model.onnx": onnx_convolution((3, 4, 4))})
-    with pytest.raises(LoadError, match="'gpu'.*GPU"), Server(small, ports=FREE_PORTS):
-        pass
+    notes: list[str] = []
+    with Server(small, ports=FREE_PORTS, note=notes.append) as server:
+        assert [model.name for model in server.models] == ["convolution"]
+        assert server.control.is_ready()
+    assert notes[:1] == [
+        "left out: gpu: the config asks for a GPU (KIND_GPU), and this machine has none that CUDA "
+        "can use"
+    ]
+    with pytest.raises(NothingToServe, match="^gpu cannot be served: .* has none that CUDA can"):
+        Server(small, only=["gpu"]).start()
+    shutil.rmtree(small / "convolution")
+    with pytest.raises(NothingToServe, match="^gpu cannot be served: "):
+        Server(small).start()
 
 
 def test_folders_without_a_version_are_left_out(small):

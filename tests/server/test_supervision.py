@@ -7,6 +7,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from seresnext101_triton.client.connection import Connection
 from seresnext101_triton.client.images import sample_photographs
 from seresnext101_triton.server.control import Control, running
 from seresnext101_triton.server.registry import sweep_environments
+from seresnext101_triton.server.stubs import Stub, children_of, stubs_of
 from seresnext101_triton.server.supervision import Backoff, Patience
 from tests.conftest import children, onnx_convolution, write_model
 from tests.server.launching import DEADLINE_S, Launcher, launcher
@@ -121,6 +124,57 @@ def test_bulk_and_callers_lose_nothing_while_stubs_and_the_server_are_killed(rep
     records = [json.loads(line) for line in output.read_text().splitlines()]
     assert sorted(record["image"] for record in records) == names
     assert not wrong and answered[0]
+
+
+@contextmanager
+def killed_while_loading(started: Launcher, times: int) -> Iterator[None]:
+    """Kill the next processes that load a model, before they have loaded it.
+
+    The backend reads its files for a moment after its process is there, and then is stopped here.
+    """
+    end = threading.Event()
+
+    def kill() -> None:
+        known = {stub.pid for stub in all_stubs(started)}
+        killed = 0
+        while killed < times and not end.is_set():
+            for stub in all_stubs(started):
+                if stub.pid not in known and stub.exit_status is None:
+                    known.add(stub.pid)
+                    killed += 1
+                    os.kill(stub.pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+
+
+def all_stubs(started: Launcher) -> list[Stub]:
+    return [stub for server in children_of(started.process.pid) for stub in stubs_of(server)]
+
+
+def test_a_process_that_is_killed_while_its_model_is_loaded(small):
+    """Triton itself waits for ever: at the start, and when the model is loaded again."""
+    started = Launcher(small)
+    try:
+        with killed_while_loading(started, 1):
+            line = started.expect("waits for it for ever; it is started again")
+            assert "ended with signal SIGKILL while it was loaded" in line
+            started.expect("gRPC ")
+        with killed_while_loading(started, 3):
+            after = len(started.lines)
+            os.kill(started.stubs("convolution")[0], signal.SIGKILL)
+            started.expect("waits for it for ever; it is started again", after)
+            started.expect("tritonserver: ready again", after)
+        assert started.stubs("convolution")
+        assert [state.state for state in Control(started.launch()).index()] == ["READY"]
+        assert client(["health", "--url", started.launch().url]) == 0
+    finally:
+        assert started.end() == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])

@@ -83,10 +83,11 @@ def deaths(
         for thread in threads:
             thread.start()
         victims = ["stub"] * stubs + ["server"] * servers
-        random.Random(0).shuffle(victims)
+        chance = random.Random(0)
+        chance.shuffle(victims)
         times: dict[str, list[float]] = {"stub": [], "server": []}
         start = time.monotonic()
-        moments = sorted(random.Random(1).uniform(0, minutes * 60) for _ in victims)
+        moments = sorted(chance.uniform(0, minutes * 60) for _ in victims)
         for moment, victim in zip(moments, victims, strict=True):
             time.sleep(max(0.0, start + moment - time.monotonic()))
             after = len(started.lines)

@@ -16,9 +16,9 @@ import torch
 from seresnext101_triton.export.onnx import writer
 from seresnext101_triton.export.pipeline import export
 from seresnext101_triton.export.served import ServedNetwork
-from seresnext101_triton.export.tensorrt import gpu as gpus
-from seresnext101_triton.export.tensorrt.gpu import Gpu
 from seresnext101_triton.export.tensorrt.plan import Profile
+from seresnext101_triton.server import gpu as gpus
+from seresnext101_triton.server.gpu import Gpu
 from tests.conftest import QUIET, tiny_request
 
 STANDINS = Path(__file__).parents[2] / "standins"
@@ -31,7 +31,7 @@ _IMPORTERS = (
     "seresnext101_triton.server.runtimes.engine",
 )
 
-# The CUDA driver's calls that `export.tensorrt.gpu` makes, with the answers of an H100.
+# The CUDA driver's calls that `server.gpu` makes, with the answers of an H100.
 _CUDA_DRIVER = """
 #include <string.h>
 int cuInit(unsigned flags) { return 0; }

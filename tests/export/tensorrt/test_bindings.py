@@ -144,7 +144,7 @@ def test_the_stand_ins_methods_take_the_real_ones_parameters(real, standin, majo
                 f"{name}.{method}: {theirs}"
             )
             checked += 1
-    assert checked > 35
+    assert checked > 30
 
 
 @pytest.mark.parametrize("major", VERSIONS)
@@ -163,6 +163,14 @@ def test_the_methods_we_override_have_the_real_ones_parameters(real, standin, ma
             assert list(inspect.signature(getattr(ours, name)).parameters) == re.findall(
                 r"(\w+): ", signature
             )
+
+
+@pytest.mark.parametrize("major", VERSIONS)
+def test_a_parsers_errors_have_the_real_names(real, major):
+    """The stand-in's parser has no errors; the one of TensorRT for RTX has."""
+    classes = real[major]["classes"]
+    assert {"num_errors", "get_error"} <= set(classes["OnnxParser"])
+    assert {"desc", "node_name", "node_operator"} <= set(classes["ParserError"])
 
 
 def test_the_number_of_strongly_typed_differs_between_the_two(real, tensorrt):

@@ -17,10 +17,10 @@ from seresnext101_triton.client.images import load_image, sample_photographs
 from seresnext101_triton.export.config import from_text
 from seresnext101_triton.export.errors import BuildError, MissingHardware, OptionError, ParityError
 from seresnext101_triton.export.pipeline import export
-from seresnext101_triton.export.tensorrt import gpu as gpus
 from seresnext101_triton.export.tensorrt import plan, trtexec
 from seresnext101_triton.export.tensorrt.format import TensorRT
 from seresnext101_triton.export.tensorrt.plan import Tuning
+from seresnext101_triton.server import gpu as gpus
 from seresnext101_triton.server import runtimes
 from seresnext101_triton.server.errors import ArtifactError, ReleaseError
 from tests.conftest import PREPROCESSING, QUIET, tiny_request

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,18 +16,23 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from seresnext101_triton.client.cli import main as client_main
 from seresnext101_triton.client.contract import PIXELS
 from seresnext101_triton.export import config, manifest
 from seresnext101_triton.export.errors import BuildError, MissingHardware, OptionError
 from seresnext101_triton.export.formats.tensorrt_rtx import TensorRTRtx
+from seresnext101_triton.export.onnx.gate import check_onnx
 from seresnext101_triton.export.pipeline import export
+from seresnext101_triton.export.precision import FP16
 from seresnext101_triton.export.quantization import Quantization
+from seresnext101_triton.export.reporting import Reporter
 from seresnext101_triton.export.tensorrt import rtx
 from seresnext101_triton.perf.cli import main as perf_main
-from seresnext101_triton.server import runtimes
+from seresnext101_triton.server import TRITON_RELEASE, runtimes
 from seresnext101_triton.server.digest import sha256
-from seresnext101_triton.server.errors import ArtifactError, LoadError
+from seresnext101_triton.server.errors import ArtifactError, NothingToServe
 from seresnext101_triton.server.launcher import Server
+from seresnext101_triton.server.releases import release
 from tests.conftest import FREE_PORTS, PREPROCESSING, QUIET, tiny_request
 from tests.export.tensorrt.conftest import PROFILE
 
@@ -129,6 +137,16 @@ def test_the_node_at_fault_is_named(changed):
         rtx.check(changed(with_unknown_operator), PROFILE)
 
 
+def test_an_opset_that_does_not_exist_is_refused_by_our_own_gate_only(changed):
+    def newer(model) -> None:
+        model.opset_import[0].version = 99
+
+    graph = changed(newer)
+    assert rtx.check(graph, PROFILE) == VERSION
+    with pytest.raises(BuildError, match="opset 99, and tritonserver .* reads 22"):
+        check_onnx(graph, FP16, release(TRITON_RELEASE))
+
+
 def test_a_zero_point_that_is_not_zero(int8_onnx, tmp_path):
     model = onnx.load(int8_onnx)
     node = next(each for each in model.graph.node if each.op_type == "QuantizeLinear")
@@ -155,11 +173,41 @@ def test_gpus_that_it_builds_nothing_for(half_onnx, capability):
         rtx.build(half_onnx, PROFILE, (capability,))
 
 
-def test_ctrl_c_in_the_middle_of_a_build(half_onnx):
-    recorder = Recorder(lambda: os.kill(os.getpid(), signal.SIGINT))
+@pytest.fixture
+def interrupting() -> Iterator[Recorder]:
+    """A watcher that sends this process SIGINT at the first step of a build, once."""
+    heard = threading.Event()
+
+    def interrupt(number, frame) -> None:
+        heard.set()
+        raise KeyboardInterrupt
+
+    def at_step() -> None:
+        if not heard.is_set():
+            os.kill(os.getpid(), signal.SIGINT)
+            assert heard.wait(600)
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    yield Recorder(at_step)
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_in_the_middle_of_a_build(half_onnx, interrupting):
     with pytest.raises(KeyboardInterrupt):
-        rtx.build(half_onnx, PROFILE, (), recorder)
-    assert recorder.steps >= 1
+        rtx.build(half_onnx, PROFILE, (), interrupting)
+    assert interrupting.steps >= 1
+
+
+def test_ctrl_c_in_the_middle_of_an_export_leaves_no_file(tmp_path, interrupting):
+    class Watched(Reporter):
+        @contextmanager
+        def phases(self):
+            yield interrupting
+
+    with pytest.raises(KeyboardInterrupt):
+        export(tiny_request(tmp_path / "models", formats=(UNPROVEN,)), Watched(quiet=True))
+    assert interrupting.steps >= 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_progress_that_cannot_be_shown_ends_the_build(half_onnx):
@@ -201,12 +249,18 @@ def test_without_a_gpu_it_is_not_published_unasked(root):
 
 def test_a_server_without_a_gpu_serves_the_others(root):
     export(tiny_request(root, formats=(UNPROVEN,)), QUIET)
+    with pytest.raises(NothingToServe, match="^tiny_tensorrt_rtx_fp16 cannot be served: "):
+        Server(root).start()
     export(tiny_request(root, formats=("torchscript",)), QUIET)
-    with pytest.raises(LoadError, match=r"tiny_tensorrt_rtx_fp16' cannot be loaded: .*") as caught:
-        Server(root, ports=FREE_PORTS).__enter__()
-    assert len(str(caught.value).splitlines()) <= 2
-    with Server(root, ports=FREE_PORTS, only=["tiny_torchscript"]):
-        pass
+    notes: list[str] = []
+    with Server(root, ports=FREE_PORTS, note=notes.append) as server:
+        assert [model.name for model in server.models] == ["tiny_torchscript"]
+        assert client_main(["health", "--url", server.url]) == 0
+    assert [note.partition(": the config")[0] for note in notes] == [
+        "left out: tiny_tensorrt_rtx_fp16"
+    ]
+    with pytest.raises(NothingToServe, match="^tiny_tensorrt_rtx_fp16 cannot be served: "):
+        Server(root, only=["tiny_tensorrt_rtx_fp16"]).start()
 
 
 @pytest.mark.parametrize("named", [("8.9x",), ("89",), ("7.5", "8.9")])

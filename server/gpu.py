@@ -1,4 +1,4 @@
-"""The GPU that TensorRT will build for.
+"""The GPU of this machine: TensorRT builds for it, and models may need it.
 
 The CUDA driver itself is asked, because it honours CUDA_VISIBLE_DEVICES as TensorRT does.
 """

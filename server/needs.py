@@ -1,4 +1,4 @@
-"""The models that an ensemble runs, and what decoding images asks of a server."""
+"""What serving a model takes besides the model, as its config.pbtxt says."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seresnext101_triton.client.server_side import IMAGE_BYTES, PREPROCESS_PREFIX
-from seresnext101_triton.server.errors import InstallationError
+from seresnext101_triton.server import gpu as gpus
+from seresnext101_triton.server.errors import InstallationError, NothingToServe
+
+# Takes model folders, names of models that must stay, and a function for a line; returns the rest.
+LeaveOut = Callable[[Sequence[Path], Collection[str], Callable[[str], None]], list[Path]]
 
 
 @dataclass(frozen=True)
@@ -18,11 +22,13 @@ class Needs:
         models: The models that an ensemble runs.
         images: Whether it decodes images, for which the server's Python needs this package.
         bytes: Whether the server must pass BYTES tensors to a Python model.
+        gpu: Whether it runs on a GPU only.
     """
 
     models: tuple[str, ...] = ()
     images: bool = False
     bytes: bool = False
+    gpu: bool = False
 
 
 def needs_of(folder: Path) -> Needs:
@@ -44,6 +50,7 @@ def needs_of(folder: Path) -> Needs:
         tuple(step.model_name for step in config.ensemble_scheduling.step),
         images=prepares,
         bytes=prepares and IMAGE_BYTES in types,
+        gpu=any(group.kind == pb.ModelInstanceGroup.KIND_GPU for group in config.instance_group),
     )
 
 
@@ -86,6 +93,24 @@ def without_bytes(
     )
     if set(left_out) & set(names) or not kept:
         raise InstallationError(f"{', '.join(left_out)} cannot be served: {why}")
+    note(f"left out: {', '.join(left_out)}: {why}")
+    return kept
+
+
+def without_gpu(
+    folders: Sequence[Path], names: Collection[str], note: Callable[[str], None]
+) -> list[Path]:
+    """On a machine without a GPU, leave out the models that run on a GPU only, and say so.
+
+    Raises:
+        NothingToServe: A model that was named is among them, or no model is left.
+    """
+    kept, left_out = _split(folders, {each.name for each in folders if needs_of(each).gpu})
+    if not left_out or gpus.find():
+        return list(folders)
+    why = "the config asks for a GPU (KIND_GPU), and this machine has none that CUDA can use"
+    if set(left_out) & set(names) or not kept:
+        raise NothingToServe(f"{', '.join(left_out)} cannot be served: {why}")
     note(f"left out: {', '.join(left_out)}: {why}")
     return kept
 
