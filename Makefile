@@ -35,7 +35,7 @@ WEB := $(VENV)/web
 .PHONY: help install demo export export-gpu tensorrt-ngc serve serve-ngc classify web screenshots kserve perf-analyzer bench bench-cpu test test-elsewhere test-one-core test-avx2 test-gpu fuzz mutants lint docs format lock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
 
 install: $(INSTALLED) ## make .venv with everything in it, at the locked versions
 
@@ -154,11 +154,10 @@ test: $(INSTALLED) $(WEB)/.installed $(VENV)/perf_analyzer/perf_analyzer $(VENV)
 test-elsewhere: $(INSTALLED) ## the tests that compute, on one core and with older instructions
 	$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-one-core test-avx2
 
-# PyTorch without vector instructions, on one core.
-test-one-core: $(INSTALLED)
+test-one-core: $(INSTALLED) ## the first half of it: one core, PyTorch without vector instructions
 	ATEN_CPU_CAPABILITY=default taskset --cpu-list $$(taskset --cpu-list --pid $$$$ | sed 's/.*: *//; s/[-,].*//') $(BIN)/python -m pytest -m numeric
 
-test-avx2: $(INSTALLED)
+test-avx2: $(INSTALLED) ## the second half: AVX2 at most
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -m numeric $(SHARED_OUT)
 
 test-gpu: $(INSTALLED) ## the tests that need a GPU

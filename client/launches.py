@@ -31,7 +31,7 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 @dataclass(frozen=True)
 class Launch:
-    """One run of a launcher, and the server that it keeps running.
+    """A server that a launcher keeps running, or the gateway of several.
 
     Attributes:
         pid: Process id of the launcher.
@@ -49,6 +49,9 @@ class Launch:
         state: `starting`, `ready`, `restarting` or `stopping`.
         server_restarts: How often the server died and was started again.
         model_restarts: How often each model was loaded again because one of its processes died.
+        replicas: How many servers a gateway at these ports shares out requests to. Each of them
+            has a launch of its own too. 0 for the launch of a server.
+        gateway_restarts: How often this gateway died and was started again.
         file: The file that this was read from.
     """
 
@@ -66,6 +69,8 @@ class Launch:
     state: str = "starting"
     server_restarts: int = 0
     model_restarts: Mapping[str, int] = field(default_factory=dict)
+    replicas: int = 0
+    gateway_restarts: int = 0
     file: Path = Path()
 
     @property
@@ -95,7 +100,8 @@ class Launch:
     @property
     def restarts(self) -> str:
         """What was started again since the launch, in words."""
-        parts = [f"server {self.server_restarts}"] if self.server_restarts else []
+        parts = [f"gateway {self.gateway_restarts}"] if self.gateway_restarts else []
+        parts += [f"server {self.server_restarts}"] if self.server_restarts else []
         parts += [f"{model} {count}" for model, count in sorted(self.model_restarts.items())]
         return ", ".join(parts) or "none"
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
 from typing import NoReturn
 
 INTERRUPTED = 130  # as a shell reports a program that Ctrl-C has ended
@@ -73,11 +74,24 @@ def _handle_signals() -> None:
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     threading.Thread(target=_end_after_signal, args=(reader,), daemon=True).start()
+    interrupt_on_signals()
+
+
+def interrupt_on_signals() -> None:
+    """Let SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt in the main thread.
+
+    What is ignored stays so: nohup and shells set it for jobs in the background.
+    """
     for each in _SIGNALS:
-        if (
-            signal.getsignal(each) is not signal.SIG_IGN
-        ):  # nohup and shells set it so for background jobs
-            signal.signal(each, signal.default_int_handler)
+        if signal.getsignal(each) is not signal.SIG_IGN:
+            signal.signal(each, _interrupt)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    # A constructor that is interrupted leaves a part of an object, whose destructor may fail, and
+    # Python would print a traceback of that.
+    sys.unraisablehook = lambda _report: None
+    raise KeyboardInterrupt
 
 
 def _end_after_signal(reader: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 
@@ -11,7 +10,7 @@ from seresnext101_triton import add_version, as_typed
 from seresnext101_triton.client.errors import ToolkitError
 from seresnext101_triton.client.output import flags_of, report
 from seresnext101_triton.client.parser import Parser
-from seresnext101_triton.client.process import INTERRUPTED
+from seresnext101_triton.client.process import INTERRUPTED, interrupt_on_signals
 from seresnext101_triton.perf import commands
 
 _EPILOG = """\
@@ -43,7 +42,7 @@ exit codes:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, and return its exit code."""
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupt_on_signals()
     from seresnext101_triton.client.memory import keep_freed_memory
 
     keep_freed_memory()  # the client is measured as its own command line runs it

@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from seresnext101_triton import add_version, as_typed
 from seresnext101_triton.client.errors import ToolkitError, UsageError
@@ -20,10 +20,13 @@ from seresnext101_triton.server.errors import InstallationError
 
 if TYPE_CHECKING:
     from seresnext101_triton.client.transport import Tls
+    from seresnext101_triton.server.session import Kept
     from seresnext101_triton.server.tracing import Tracing
 
 # Those of seresnext101_triton.server.access, which is not imported here, so that `--help` is fast.
 _PROTOCOLS = ("model-repository", "shared-memory", "logging", "trace")
+
+_MOST = 64  # replicas: more than any machine has cores for them
 
 _TLS_FLAGS = {"tls.ca": "--tls-ca", "tls.certificate": "--tls-cert", "tls.key": "--tls-key"}
 
@@ -36,6 +39,7 @@ examples:
                                                         serve, run one command against it, stop
   python -m server --follow                             load what is exported meanwhile
   python -m server --model seresnext101_onnx@1          serve one version, under this name
+  python -m server --replicas 2                         two servers behind one Envoy
   python -m server --ngc                                serve with NVIDIA's image, in Docker
 
 A model whose process dies is loaded again, and a server that dies is started again.
@@ -46,7 +50,7 @@ exit codes:
   1   a model could not be loaded, a port is in use, or the server died too often
   2   wrong usage
   65  a file of a model is not the one that was published
-  69  no tritonserver, or a part of it is missing
+  69  no tritonserver, or a part of it is missing; with --replicas, no Envoy
   73  no room for the server's files: the temporary folder, or shared memory
 """
 
@@ -78,7 +82,9 @@ def _refuse_without_effect(options: argparse.Namespace) -> None:
         raise UsageError("`image` is run in Docker: name it together with `ngc`")
     if options.trace_rate is not None and not options.trace_url:
         raise UsageError("`trace_rate` is of traces: name their collector with `trace_url=URL`")
-    for name in ("verbose", "command", "follow", "trace_url"):
+    if options.replicas and (options.tls_cert or options.tls_key or options.tls_ca):
+        raise UsageError("`replicas` and TLS do not go together: the gateway has none")
+    for name in ("verbose", "command", "follow", "trace_url", "replicas"):
         if options.ngc and getattr(options, name):
             what = "a command" if name == "command" else f"`{name}`"
             raise UsageError(f"{what} and `ngc` do not go together: NVIDIA's image is only started")
@@ -87,6 +93,12 @@ def _refuse_without_effect(options: argparse.Namespace) -> None:
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) < 1 << 16):
         raise argparse.ArgumentTypeError(f"a port is a number of 0 to 65535, not {text!r}")
+    return int(text)
+
+
+def _replicas(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 2 and 1 <= int(text) <= _MOST):
+        raise argparse.ArgumentTypeError(f"it is a number of 1 to {_MOST}, not {text!r}")
     return int(text)
 
 
@@ -175,6 +187,13 @@ def _parser() -> argparse.ArgumentParser:
         "answers until the new one is ready, and stays if the new one cannot be served",
     )
     parser.add_argument(
+        "--replicas",
+        type=_replicas,
+        metavar="N",
+        help="start N servers, each on its share of the processor cores, and an Envoy at the ports "
+        "that shares out the requests and sends those of a server that dies to another one",
+    )
+    parser.add_argument(
         "--log-format",
         choices=("text", "json"),
         default="text",
@@ -231,28 +250,39 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from seresnext101_triton.server.launcher import Server
-    from seresnext101_triton.server.ports import Ports
     from seresnext101_triton.server.session import Session
     from seresnext101_triton.server.signals import end_signals
 
     tell, note = _writer(options)
-    server = Server(
-        options.repository,
-        ports=Ports(options.grpc_port, options.http_port, options.metrics_port),
-        address=options.address,
-        verbose=options.verbose,
-        only=options.only,
-        allow=options.allow,
-        tls=_tls(options),
-        response_cache_mib=options.response_cache,
-        follow=options.follow,
-        trace=_tracing(options),
-        note=note,
-    )
+    server = _kept(options, tell, note)
     with end_signals() as signals:
         tell(f"loading {options.repository} ...")
         return Session(server, signals, tell).run(options.command)
+
+
+def _kept(
+    options: argparse.Namespace, tell: Callable[[str], None], note: Callable[[str], None]
+) -> Kept:
+    """What is to run: a server, or a fleet."""
+    from seresnext101_triton.server.fleet.fleet import Fleet
+    from seresnext101_triton.server.keeping import KeptServer
+    from seresnext101_triton.server.launcher import Server
+    from seresnext101_triton.server.ports import Ports
+
+    common: dict[str, Any] = {
+        "ports": Ports(options.grpc_port, options.http_port, options.metrics_port),
+        "address": options.address,
+        "verbose": options.verbose,
+        "only": options.only,
+        "allow": options.allow,
+        "response_cache_mib": options.response_cache,
+        "follow": options.follow,
+        "trace": _tracing(options),
+        "note": note,
+    }
+    if options.replicas:
+        return Fleet(options.repository, options.replicas, say=tell, **common)
+    return KeptServer(Server(options.repository, tls=_tls(options), **common), tell)
 
 
 def _serve_in_docker(options: argparse.Namespace) -> int:

@@ -27,9 +27,10 @@ _POLL_S = 0.1
 
 
 def running(repository: Path) -> list[Launch]:
-    """The launches of this user that serve a repository now."""
+    """The servers of this user that serve a repository now, without the gateways of fleets."""
     wanted = str(repository.resolve())
-    return [launch for launch in running_launches() if launch.repository == wanted]
+    launches = (launch for launch in running_launches() if not launch.replicas)
+    return [launch for launch in launches if launch.repository == wanted]
 
 
 class Control:
@@ -70,6 +71,19 @@ class Control:
         names = ("name", "version", "state", "reason")
         states = [ModelState(**{name: model.get(name, "") for name in names}) for model in answer]
         return sorted(states, key=lambda model: (model.name, version_order(model.version)))
+
+    def instances(self, model: str, version: str) -> int:
+        """The number of instances of a version that is loaded, each of which has its own stub.
+
+        Raises:
+            ServerError: The version is not loaded.
+        """
+        path = f"models/{quote(model, safe='')}/versions/{version}/config"
+        status, answer = self._ask("GET", path)
+        if status != http.client.OK or not isinstance(answer, dict):
+            raise ServerError(f"{self._place} does not tell a config: {_said(answer)}")
+        groups = answer.get("instance_group", ())
+        return sum(group["count"] * max(1, len(group.get("gpus", ()))) for group in groups)
 
     def load(self, model: str, timeout_s: float = LOAD_TIMEOUT_S) -> None:
         """Load a model, or load it again if its files have changed.

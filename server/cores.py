@@ -1,10 +1,11 @@
-"""Counts the processor cores that this process can use, within the limits of its container."""
+"""The processor cores that this process can use, within the limits of its container."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 # More threads than any machine that serves this network can use. Without a limit, a typing error
@@ -24,11 +25,33 @@ def usable_cores(root: Path = _ROOT) -> int:
     Args:
         root: The folder that holds `sys` and `proc` of the kernel.
     """
-    cores = {
-        _core(root / f"sys/devices/system/cpu/cpu{cpu}/topology", cpu)
-        for cpu in os.sched_getaffinity(0)
-    }
-    return max(1, math.floor(min(len(cores), _quota(root))))
+    return max(1, math.floor(min(len(_cores(root)), _quota(root))))
+
+
+def shares(count: int, root: Path = _ROOT) -> list[frozenset[int]]:
+    """The logical processors for each of several servers, as whole physical cores.
+
+    No core is in two shares, unless there are more servers than usable cores. The shares differ by
+    one core at most.
+
+    Args:
+        count: The number of servers, at least 1.
+        root: As for `usable_cores`.
+    """
+    cores = _cores(root)[: usable_cores(root)]
+    bounds = [number * len(cores) // count for number in range(count + 1)]
+    return [
+        frozenset().union(*cores[begin : max(end, begin + 1)]) for begin, end in pairwise(bounds)
+    ]
+
+
+def _cores(root: Path) -> list[frozenset[int]]:
+    """The physical cores on which this process may run, each as its logical processors."""
+    cores: dict[str, set[int]] = {}
+    for cpu in sorted(os.sched_getaffinity(0)):
+        name = _core(root / f"sys/devices/system/cpu/cpu{cpu}/topology", cpu)
+        cores.setdefault(name, set()).add(cpu)
+    return [frozenset(core) for core in cores.values()]
 
 
 def _core(topology: Path, cpu: int) -> str:

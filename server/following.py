@@ -36,9 +36,14 @@ class Follower:
         self._thread: threading.Thread | None = None
         self._is_closed = False
 
+    @property
+    def is_loading(self) -> bool:
+        """Whether a model is being loaded."""
+        return self._thread is not None and self._thread.is_alive()
+
     def check(self) -> None:
         """Look once. If a model has changed, begin to load it, unless another one is loading."""
-        if self._thread is not None and self._thread.is_alive():
+        if self.is_loading:
             return
         for folder in self._folders():
             found = signature(folder)

@@ -7,7 +7,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +38,7 @@ from seresnext101_triton.server.ports import (
     listens,
     occupied,
 )
-from seresnext101_triton.server.process import EXIT_TIMEOUT_S, TritonProcess, ending
+from seresnext101_triton.server.process import EXIT_TIMEOUT_S, ServerProcess, ending
 from seresnext101_triton.server.registry import Registration, sweep
 from seresnext101_triton.server.stubs import LoadWatch
 from seresnext101_triton.server.tracing import Tracing
@@ -81,6 +81,8 @@ class Server:
         response_cache_mib: Size of the response cache, in MiB; 0 means that there is none. Models
             use it if they were exported with `response_cache`.
         trace: Which requests are traced, and where the traces go. None traces nothing.
+        key: The key of the launch. If it is empty, a new one is made.
+        cpus: The logical processors on which it runs. If it is empty, all that this process has.
         note: A function that is called with each line that a user should see.
 
     Attributes:
@@ -103,13 +105,15 @@ class Server:
         tls: Tls | None = None,
         response_cache_mib: int = 0,
         trace: Tracing | None = None,
+        key: str = "",
+        cpus: Collection[int] = (),
         note: Callable[[str], None] = say,
     ) -> None:
         self.repository = repository
         self.address = bare_address(address)
         self.ports = self._asked = ports or Ports()
         self.models: list[ModelState] = []
-        self.process: TritonProcess | None = None
+        self.process: ServerProcess | None = None
         self.only, self.follow = only, follow
         self._tls, self._verbose, self._note = tls, verbose, note
         self._restricted = restricted_without(allow)
@@ -117,7 +121,7 @@ class Server:
         self._trace = trace.arguments() if trace else []
         self._tries = _TRIES
         self._exit_timeout_s = EXIT_TIMEOUT_S + 5.0
-        self._key = secrets.token_hex(16)
+        self._key, self._cpus = key or secrets.token_hex(16), cpus
         self._load_watch = LoadWatch()
         self._registration: Registration | None = None
         self._workspace: Workspace | None = None
@@ -205,7 +209,7 @@ class Server:
         assert self._registration is not None and self._workspace is not None
         self.publish(**vars(self.ports))
         self._load_watch = LoadWatch()
-        self.process = TritonProcess(
+        self.process = ServerProcess(
             [str(self._triton.executable), *self._triton.arguments, *self._arguments()],
             os.environ
             | self._triton.environment
@@ -215,6 +219,7 @@ class Server:
             Path(__file__).parents[2],
             lock=self._registration.lock,
             secret=self._key,
+            cpus=self._cpus,
             note=self._note,
             verbose=self._verbose,
         )

@@ -1,4 +1,4 @@
-"""The process of a tritonserver: its log, its end, and what other users see of it."""
+"""The process of a tritonserver or an Envoy: its log, its end, and what other users see of it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import signal
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 # How long Triton itself waits for requests in flight, in seconds.
@@ -21,8 +22,8 @@ _SEVERE = re.compile(r"^[EF]\d{4} ")
 _ARGUMENTS_BEGIN = 45  # /proc/PID/stat, field 48, counted after the name, which is field 2
 
 
-class TritonProcess:
-    """A running tritonserver.
+class ServerProcess:
+    """A running server program.
 
     The kernel ends it if the thread that started it ends.
 
@@ -31,7 +32,8 @@ class TritonProcess:
         environment: Its environment.
         folder: Its working directory.
         lock: A descriptor that it and its stubs keep open.
-        secret: A text in the arguments that other users must not read.
+        secret: A text in the arguments that other users must not read; empty if there is none.
+        cpus: The logical processors on which it runs. If it is empty, those of this process.
         note: A function that is called with each line of its log that a user should see.
         verbose: Whether a user should see the whole log, not only its errors.
 
@@ -47,7 +49,8 @@ class TritonProcess:
         folder: Path,
         *,
         lock: int,
-        secret: str,
+        secret: str = "",
+        cpus: Collection[int] = (),
         note: Callable[[str], None],
         verbose: bool = False,
     ) -> None:
@@ -65,7 +68,7 @@ class TritonProcess:
             errors="replace",
             pass_fds=(lock,),
             start_new_session=True,  # Ctrl-C reaches only this process, which ends the server
-            preexec_fn=_end_with_parent,
+            preexec_fn=partial(_prepare, cpus),
         )
         self.pid = self._process.pid
         self._pump = threading.Thread(target=self._pump_log, daemon=True)
@@ -113,7 +116,7 @@ class TritonProcess:
         assert self._process.stdout is not None
         with self._process.stdout as log:
             for number, line in enumerate(log):
-                if not number:  # the server has read its arguments
+                if self._secret and not number:  # the server has read its arguments
                     hide_argument(self.pid, self._secret)
                 line = line.rstrip("\n")
                 self._log.append(line)
@@ -150,6 +153,8 @@ def ending(code: int) -> str:
         return f"signal {-code}"
 
 
-def _end_with_parent() -> None:
-    """Let the kernel end the server when this process is killed (prctl(2))."""
+def _prepare(cpus: Collection[int]) -> None:
+    """Have the kernel end the server when this process is killed (prctl(2)). Set its cores."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if cpus:
+        os.sched_setaffinity(0, cpus)

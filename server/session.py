@@ -9,34 +9,68 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from seresnext101_triton.client.classifier import URL_VARIABLE
-from seresnext101_triton.client.launches import LAUNCH_VARIABLE
+from seresnext101_triton.client.launches import LAUNCH_VARIABLE, Launch
+from seresnext101_triton.client.served import ModelState
 from seresnext101_triton.server.control import LOAD_TIMEOUT_S
 from seresnext101_triton.server.errors import ServerError
-from seresnext101_triton.server.following import Follower
-from seresnext101_triton.server.launcher import Server
 from seresnext101_triton.server.notify import Notifier
 from seresnext101_triton.server.signals import EndSignals
-from seresnext101_triton.server.supervision import Supervisor
 
 _LOOK_S = 0.2  # how often the server is looked at
 _COMMAND_EXIT_S = 10.0  # how long a command may take to end after a signal
 
 
+class Kept(Protocol):
+    """What a session runs: `KeptServer`, or `Fleet`."""
+
+    @property
+    def launch(self) -> Launch:
+        """What other processes know of it."""
+
+    @property
+    def models(self) -> list[ModelState]:
+        """The models that it serves."""
+
+    @property
+    def is_recovering(self) -> bool:
+        """Whether something that has died is being started again."""
+
+    def start(self) -> None:
+        """Start it."""
+
+    def is_up(self) -> bool:
+        """Whether it has been started completely."""
+
+    def look(self) -> None:
+        """Start again what has died."""
+
+    def is_live(self) -> bool:
+        """Whether it answers."""
+
+    def check_deadline(self, deadline: float) -> None:
+        """Raise `ServerError` if it is not up and the monotonic clock is beyond a time."""
+
+    def drain(self) -> None:
+        """Take no more requests, and wait until those in flight are answered."""
+
+    def stop(self) -> None:
+        """End it."""
+
+
 class Session:
-    """A server that is kept running.
+    """A server, or a fleet, that is kept running.
 
     Args:
-        server: The server, not yet started.
+        server: What is to run, not yet started.
         signals: The signals that end the session.
         say: A function that is called with each line for a person.
     """
 
-    def __init__(self, server: Server, signals: EndSignals, say: Callable[[str], None]) -> None:
+    def __init__(self, server: Kept, signals: EndSignals, say: Callable[[str], None]) -> None:
         self._server, self._signals, self._say = server, signals, say
-        self._supervisor = Supervisor(server, say)
-        self._follower = Follower(server, say) if server.follow else None
         self._notifier = Notifier()
 
     def run(self, command: Sequence[str]) -> int:
@@ -54,14 +88,11 @@ class Session:
             if not self._wait_until_ready():
                 self._say("stopped")
                 return 0
-            self._supervisor.get_to_know()
             announce(self._server, self._say)
-            self._notifier.send(READY=1, STATUS=f"gRPC {self._server.url}")
+            self._notifier.send(READY=1, STATUS=f"gRPC {self._server.launch.url}")
             return self._with_command(command) if command else self._until_signal()
         finally:
             self._notifier.send(STOPPING=1)
-            if self._follower:
-                self._follower.close()
             self._server.stop()
 
     def _wait_until_ready(self) -> bool:
@@ -82,12 +113,10 @@ class Session:
         return 0
 
     def _look(self) -> None:
-        self._supervisor.check()
-        if self._follower and not self._supervisor.is_recovering:
-            self._follower.check()
+        self._server.look()
         # While something is started again, the server need not answer, and this takes no for ever.
         if self._notifier.is_sign_of_life_due() and (
-            self._supervisor.is_recovering or self._server.control.is_live()
+            self._server.is_recovering or self._server.is_live()
         ):
             self._notifier.sign_of_life()
 
@@ -95,7 +124,7 @@ class Session:
         # The command `seresnext101` is found without an activated environment too.
         path = f"{os.environ.get('PATH', os.defpath)}:{Path(sys.executable).parent}"
         environment = os.environ | {
-            URL_VARIABLE: self._server.url,
+            URL_VARIABLE: self._server.launch.url,
             LAUNCH_VARIABLE: str(self._server.launch.file),
             "PATH": path,
         }
@@ -152,12 +181,12 @@ def _end(process: subprocess.Popen[bytes], arrived: signal.Signals) -> None:
         process.wait()
 
 
-def announce(server: Server, say: Callable[[str], None]) -> None:
+def announce(server: Kept, say: Callable[[str], None]) -> None:
     """Say what is served, and where."""
     for model in server.models:
         say(f"  {model.name} version {model.version}: ready")
-    host = server.launch.http_host
+    launch = server.launch
     say(
-        f"gRPC {server.url} · HTTP {host}:{server.ports.http} · "
-        f"metrics http://{host}:{server.ports.metrics}/metrics"
+        f"gRPC {launch.url} · HTTP {launch.http_host}:{launch.http} · "
+        f"metrics http://{launch.http_host}:{launch.metrics}/metrics"
     )

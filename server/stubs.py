@@ -71,6 +71,11 @@ class StubWatch:
         self._alive: dict[tuple[int, int], Stub] = {}
         self._zombies: set[tuple[int, int]] = set()
 
+    def alive(self, model: str, version: str) -> int:
+        """The number of a version's stubs that were alive at the last call of `died`."""
+        stubs = self._alive.values()
+        return sum((stub.model, stub.version) == (model, version) for stub in stubs)
+
     def died(self, server: int) -> list[Stub]:
         """The stubs that have died since the last call.
 

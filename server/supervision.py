@@ -240,7 +240,7 @@ class Supervisor:
             # Triton has ended a stub itself that is gone, or the load fails and says why.
             if stub.exit_status is not None and state in (LOADING, READY):
                 self._unsettled.append((stub, since))
-        elif state == READY:
+        elif state == READY and self._is_missing(stub):
             self._load_again(stub)
         return False
 
@@ -264,6 +264,18 @@ class Supervisor:
             return LOADING if any(each.state == LOADING for each in states) else ""
         version = stub.model, stub.version
         return next((each.state for each in states if (each.name, each.version) == version), "")
+
+    def _is_missing(self, stub: Stub) -> bool:
+        """Whether the version of a dead stub, which is ready, has too few stubs now.
+
+        If it was loaded anew, Triton has ended the old stubs some time after it had started new
+        ones.
+        """
+        try:
+            wanted = self._server.control.instances(stub.model, stub.version)
+        except ServerError:
+            return True
+        return self._watch.alive(stub.model, stub.version) < wanted
 
     def _check_that_some_model_is_left(self) -> None:
         if self.is_recovering:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from seresnext101_triton.server.ports import LOCALHOST
@@ -61,6 +62,9 @@ class Gateway:
         grpc: Port for clients, gRPC.
         http: Port for clients, HTTP.
         admin: Port of Envoy's own pages, on this machine only. They can also end Envoy.
+        admin_socket: The path of a Unix socket for these pages, instead of the port.
+        shares_ports: Whether another Envoy may listen on the same ports, as Envoy's hot restart
+            needs. Otherwise a port that is in use ends Envoy.
     """
 
     servers: tuple[Endpoint, ...]
@@ -68,6 +72,8 @@ class Gateway:
     grpc: int = 8001
     http: int = 8000
     admin: int = 9901
+    admin_socket: Path | None = None
+    shares_ports: bool = True
 
     def __post_init__(self) -> None:
         assert self.servers, "an Envoy needs a server"
@@ -80,11 +86,11 @@ class Gateway:
 def bootstrap(gateway: Gateway) -> Message:
     """The configuration of Envoy (envoy.config.bootstrap.v3.Bootstrap)."""
     return {
-        "admin": {"address": _socket(LOCALHOST, gateway.admin)},
+        "admin": {"address": _admin(gateway)},
         "static_resources": {
             "listeners": [
-                _listener("grpc", gateway.address, gateway.grpc),
-                _listener("http", gateway.address, gateway.http),
+                _listener("grpc", gateway, gateway.grpc),
+                _listener("http", gateway, gateway.http),
             ],
             "clusters": [
                 _cluster("grpc", [(each.host, each.grpc) for each in gateway.servers], gateway),
@@ -92,6 +98,12 @@ def bootstrap(gateway: Gateway) -> Message:
             ],
         },
     }
+
+
+def _admin(gateway: Gateway) -> Message:
+    if gateway.admin_socket is None:
+        return _socket(LOCALHOST, gateway.admin)
+    return {"pipe": {"path": str(gateway.admin_socket), "mode": 0o600}}
 
 
 def _socket(host: str, port: int) -> Message:
@@ -105,7 +117,7 @@ def _windows() -> Message:
     }
 
 
-def _listener(name: str, address: str, port: int) -> Message:
+def _listener(name: str, gateway: Gateway, port: int) -> Message:
     manager = {
         "@type": f"{_TYPES}envoy.extensions.filters.network.http_connection_manager.v3"
         ".HttpConnectionManager",
@@ -133,7 +145,8 @@ def _listener(name: str, address: str, port: int) -> Message:
     }
     return {
         "name": name,
-        "address": _socket(address, port),
+        "address": _socket(gateway.address, port),
+        **({} if gateway.shares_ports else {"enable_reuse_port": False}),
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
         "filter_chains": [
             {

@@ -70,16 +70,16 @@ def test_no_entry_at_all():
         decode([], OutputKind.PROBABILITIES, 1)
 
 
-@pytest.mark.parametrize("value", [b"13.2", b"-0.5", b"1.02"])
+@pytest.mark.parametrize("value", [b"13.2", b"-0.5", b"1.02", b"-0.011"])
 def test_what_is_called_a_probability_and_is_none(value):
     with pytest.raises(AnswerError, match="calls it a probability"):
         decode([value + b":0"], OutputKind.PROBABILITIES, 1)
 
 
-def test_rounding_of_half_precision_is_no_error():
-    assert [
-        one.probability for one in decode([b"1.0005:0", b"-0.0001:1"], OutputKind.PROBABILITIES, 2)
-    ] == [1.0, 0.0]
+@pytest.mark.parametrize("entries", [[b"1.0005:0", b"-0.0001:1"], [b"1.01:0", b"-0.01:1"]])
+def test_rounding_of_half_precision_is_no_error(entries):
+    found = decode(entries, OutputKind.PROBABILITIES, 2)
+    assert [one.probability for one in found] == [1.0, 0.0]
 
 
 @given(st.lists(st.floats(-(2.0**127), 2.0**127, width=32), min_size=1, max_size=20))

@@ -112,6 +112,19 @@ def test_a_signal_that_is_swallowed_ends_the_process_all_the_same(start, number)
     assert ended(process) == (130, "")
 
 
+def test_an_object_that_is_half_made_prints_no_traceback(start):
+    """As tritonclient's, whose destructor needs what its constructor sets at the end."""
+    process = start(
+        "class Client:\n"
+        "    def __init__(self):\n        say('ready')\n        time.sleep(3600)\n"
+        "    def __del__(self):\n        self.never_set.close()\n"
+        "Client()"
+    )
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    assert ended(process) == (130, "at exit\n")
+
+
 def test_a_second_signal_ends_at_once(start):
     process = start("process._GRACE_TO_WRITE_S = 1e6" + DEAF)
     process.stdout.readline()

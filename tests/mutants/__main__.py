@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import sys
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from tests.mutants.mutations import Mutant, Source
+from tests.mutants.reach import Reach
 from tests.mutants.running import Copy
 from tests.mutants.subjects import Subject, chosen
 
@@ -36,9 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stack.enter_context(Copy(ROOT, options.folder / f"copy{index}"))
             for index in range(options.jobs)
         ]
-        for subject, sampled in _sampled(options):
-            for mutant, survived in _run(subject, sampled, copies, options.minutes):
+        spent: dict[str, float] = defaultdict(float)
+        for subject, files, sampled in _sampled(options):
+            reach = _reach(subject, files, copies[0])
+            started = time.monotonic()
+            left_s = 60 * options.minutes - spent[subject.package] if options.minutes else math.inf
+            for mutant, survived in _run(sampled, reach, copies, left_s):
                 found[subject.package, mutant.file].append((mutant, survived))
+            spent[subject.package] += time.monotonic() - started
     return _report(found, options.least)
 
 
@@ -96,16 +103,27 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _sampled(options: argparse.Namespace) -> list[tuple[Subject, list[Mutant]]]:
-    """The mutants to test, in a random order, without the equivalent ones."""
+def _sampled(options: argparse.Namespace) -> list[tuple[Subject, list[str], list[Mutant]]]:
+    """The mutants to test, in a random order, without the equivalent ones.
+
+    Returns:
+        Subjects with all files whose mutants were drawn from, and the mutants.
+    """
     excused = {
         (entry["file"], entry["before"], entry["after"])
         for entry in tomllib.loads(EQUIVALENT.read_text())["equivalent"]
     }
     subjects = [
-        (replace(subject, tests=tuple(options.tests or subject.tests)), files)
+        # The same tests for all files of a package need one run with nothing changed.
+        (
+            replace(subject, sources=(), tests=tuple(options.tests)) if options.tests else subject,
+            files,
+        )
         for subject, files in chosen(ROOT, options.only)
     ]
+    watched: dict[Subject, list[str]] = defaultdict(list)
+    for subject, files in subjects:
+        watched[subject] += files
     sampled: dict[Subject, list[Mutant]] = defaultdict(list)
     for package in dict.fromkeys(subject.package for subject, _ in subjects):
         sources = [
@@ -130,26 +148,30 @@ def _sampled(options: argparse.Namespace) -> list[tuple[Subject, list[Mutant]]]:
             ):
                 codes.add(mutant.code)
                 sampled[subject].append(mutant)
-    return list(sampled.items())
+    return [(subject, watched[subject], mutants) for subject, mutants in sampled.items()]
 
 
-def _run(
-    subject: Subject, sampled: Sequence[Mutant], copies: Sequence[Copy], minutes: float | None
-) -> list[tuple[Mutant, bool]]:
+def _reach(subject: Subject, files: Sequence[str], copy: Copy) -> Reach:
     print(f"{subject.package}: {', '.join(subject.tests)} with nothing changed", file=sys.stderr)
-    reach = copies[0].reach(sorted({mutant.file for mutant in sampled}), subject.tests)
+    reach = copy.reach(files, subject.tests)
     if reach.failed:
         print(
             f"left out, since they do not pass with nothing changed: {', '.join(reach.failed)}",
             file=sys.stderr,
         )
+    return reach
+
+
+def _run(
+    sampled: Sequence[Mutant], reach: Reach, copies: Sequence[Copy], limit_s: float
+) -> list[tuple[Mutant, bool]]:
     free: SimpleQueue[Copy] = SimpleQueue()
     for copy in copies:
         free.put(copy)
     started = time.monotonic()
 
     def test(mutant: Mutant) -> tuple[Mutant, bool] | None:
-        if minutes is not None and time.monotonic() - started > 60 * minutes:
+        if time.monotonic() - started > limit_s:
             return None
         copy = free.get()
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -54,11 +55,15 @@ class Copy:
             capture_output=True,
             check=True,
         )
+        contents = []
         for name in map(os.fsdecode, listed.stdout.split(b"\0")):
             if name and ((root / name).is_symlink() or (root / name).is_file()):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(root / name, folder / name, follow_symlinks=False)
+                if (root / name).is_file():
+                    contents.append((name, hashlib.sha256((root / name).read_bytes()).hexdigest()))
         self.folder = folder
+        self._contents = sorted(contents)
         self._preload = preload
 
     def __enter__(self) -> Copy:
@@ -83,22 +88,34 @@ class Copy:
             shutil.rmtree(path, ignore_errors=True)
 
     def reach(self, files: Sequence[str], tests: Sequence[str]) -> Reach:
-        """Run tests with nothing changed.
+        """Run tests with nothing changed, or take the record of an earlier run of the same files.
+
+        The record is kept beside the copy, under a digest of all files of the project.
 
         Raises:
             RuntimeError: They could not be run.
         """
-        path = Path(f"{self.folder}.json")
-        path.unlink(missing_ok=True)
         there = [test for test in tests if test.startswith("-") or (self.folder / test).exists()]
+        path = self.record(files, there)
+        if path.exists():
+            return Reach(path)
+        new = path.with_suffix(".new")
+        new.unlink(missing_ok=True)
         self._order(
-            {"watch": list(files), "tests": there, "to": str(path), "limit_s": _BASELINE_LIMIT_S}
+            {"watch": list(files), "tests": there, "to": str(new), "limit_s": _BASELINE_LIMIT_S}
         )
-        if not path.exists():
+        if not new.exists():
             raise RuntimeError(
                 f"the tests could not be run without a mutant: {self.folder}.log has their output"
             )
+        new.replace(path)
         return Reach(path)
+
+    def record(self, files: Sequence[str], tests: Sequence[str]) -> Path:
+        """Where the record of a run is kept; another path if any file of the project changes."""
+        text = repr((self._contents, sorted(files), list(tests)))
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return self.folder.with_name(f"reach-{digest[:16]}.json")
 
     def survives(self, mutant: Mutant, reach: Reach) -> bool:
         """Whether all tests that reach a mutant pass with it."""

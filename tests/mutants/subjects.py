@@ -25,40 +25,20 @@ class Subject:
 
 SUBJECTS = (
     Subject("client", ("client/**/*.py",), ("tests/client",)),
-    Subject("server", ("server/backends/*.py", "server/launcher.py"), ("tests/server",)),
+    Subject("server", ("server/**/*.py",), ("tests/server",)),
     Subject(
         "export",
         (
-            *(
-                "export/parity.py",
-                "export/yardstick.py",
-                "export/config.py",
-                "export/manifest.py",
-                "export/serving.py",
-            ),
-            *(
-                "export/format.py",
-                "export/formats/*.py",
-                "export/precision.py",
-                "export/pipeline.py",
-                "export/fingerprint.py",
-            ),
-            *(
-                "export/repository.py",
-                "export/locks.py",
-                "export/publication.py",
-                "export/promotion.py",
-                "export/operations.py",
-                "export/verification.py",
-                "export/journal.py",
-                "export/filesystem.py",
-                "export/interruption.py",
-            ),
-            *("export/weights/*.py", "export/quantization/*.py"),
+            *("export/*.py", "export/commands/*.py", "export/formats/*.py", "export/labels/*.py"),
+            *("export/onnx/*.py", "export/quantization/*.py", "export/weights/*.py"),
         ),
         ("tests/export", "--ignore=tests/export/tensorrt"),
     ),
-    Subject("perf", ("perf/load.py",), ("tests/perf/test_load.py", "tests/perf/test_sweep.py")),
+    Subject(
+        "perf",
+        ("perf/load.py", "perf/sweep.py"),
+        ("tests/perf/test_load.py", "tests/perf/test_sweep.py"),
+    ),
     Subject(
         "perf",
         ("perf/turns.py", "perf/comparison.py"),

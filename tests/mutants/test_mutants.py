@@ -96,7 +96,12 @@ def test_a_mutant_is_noticed_if_a_test_fails_with_it(tmp_path):
     source = Source("module.py", MODULE)
     survived = {}
     with Copy(project, tmp_path / "copy", preload=()) as copy:
-        reach = copy.reach(["module.py"], ["tests/test_module.py"])
+        run = ["module.py"], ["tests/test_module.py"]
+        assert not copy.record(*run).exists()
+        reach = copy.reach(*run)
+        written = copy.record(*run).stat().st_mtime_ns
+        assert copy.reach(*run).failed == []
+        assert copy.record(*run).stat().st_mtime_ns == written  # The tests are not run again.
         assert reach.failed == []
         assert reach.tests("module.py", 12, 12, False) == [
             "tests/test_module.py::test_a_large_number"
@@ -109,6 +114,9 @@ def test_a_mutant_is_noticed_if_a_test_fails_with_it(tmp_path):
     assert survived == {"LIMIT = 4": True, "LIMIT = None": False, "return True": False}
     assert (project / "module.py").read_text() == MODULE
     assert not (tmp_path / "copy").exists()
+    assert Copy(project, tmp_path / "copy").record(*run).exists()
+    (project / "tests/test_module.py").write_text(TESTS + "\n")
+    assert not Copy(project, tmp_path / "copy").record(*run).exists()
 
 
 @pytest.mark.parametrize(("unnoticed", "code"), [(1, 0), (2, 1)])

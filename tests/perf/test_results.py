@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -71,6 +72,34 @@ def test_a_file_of_something_else(tmp_path, content):
         == f"{path} does not hold results of schema 1: name another file with `results`"
     )
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("point", "holds a measured point that cannot be read (MISSING): sweep into another file"),
+        (
+            "comparison",
+            "holds a comparison that cannot be read (MISSING): measure into another file",
+        ),
+        ("tuning", "holds a tuning that cannot be read (MISSING): measure into another file"),
+        (
+            "cpu",
+            "holds a comparison on a CPU that cannot be read (MISSING): measure into another file",
+        ),
+        (
+            "precision",
+            "holds a comparison of precisions that cannot be read (MISSING): "
+            "measure into another file",
+        ),
+    ],
+)
+def test_a_record_without_its_values_is_named(tmp_path, kind, said):
+    path = tmp_path / "results.jsonl"
+    path.write_text(json.dumps({"schema": 1, "kind": kind}) + "\n")
+    with pytest.raises(ResultsError) as refused:
+        results.read(path)
+    assert re.sub(r"\(\w+: Field required\)", "(MISSING)", str(refused.value)) == f"{path} {said}"
 
 
 TEXTS = [

@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from seresnext101_triton.client.launches import Launch
-from seresnext101_triton.server.control import running
+from seresnext101_triton.client.launches import Launch, running_launches
 from seresnext101_triton.server.ports import Ports
 from seresnext101_triton.server.stubs import children_of, stubs_of
 from tests.conftest import FREE_PORTS
@@ -65,8 +64,13 @@ class Launcher:
             assert found(), f"no {words!r} in {self.lines}"
             return found()
 
-    def launch(self) -> Launch:
-        return next(each for each in running(self.repository) if each.pid == self.process.pid)
+    def launch(self, *, gateway: bool = False) -> Launch:
+        """What it tells of its server, or of the gateway of its servers."""
+        return next(
+            each
+            for each in running_launches()
+            if each.pid == self.process.pid and bool(each.replicas) == gateway
+        )
 
     def server(self) -> int:
         return next(children_of(self.process.pid))

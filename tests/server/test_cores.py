@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from seresnext101_triton.server.cores import usable_cores
+from seresnext101_triton.server.cores import shares, usable_cores
 
 
 @pytest.fixture
@@ -106,3 +106,16 @@ def test_a_system_that_says_nothing_of_its_cores(tmp_path, monkeypatch):
 
 def test_this_machine():
     assert 1 <= usable_cores() <= len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (1, [{0, 1, 2, 3, 4, 5, 6, 7}]),
+        (2, [{0, 4, 1, 5}, {2, 6, 3, 7}]),
+        (3, [{0, 4}, {1, 5}, {2, 6, 3, 7}]),
+        (5, [{0, 4}, {0, 4}, {1, 5}, {2, 6}, {3, 7}]),
+    ],
+)
+def test_servers_share_out_whole_cores(root, count, expected):
+    assert shares(count, root) == expected

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -98,25 +99,26 @@ def test_a_model_with_a_blank_in_its_name(small, tmp_path):
     assert [folder.name for folder in served_models(small, ["convolution"])] == ["convolution"]
 
 
-def test_a_folder_that_cannot_be_read_is_left_out_with_a_note(small):
+def test_a_folder_that_cannot_be_read_is_left_out_with_a_note():
     """As `lost+found` on a file system of its own. The check runs as a user without rights."""
-    secret = small / "lost+found"
-    secret.mkdir(mode=0o000)
     notes: list[str] = []
     effective = os.geteuid()
-    for folder in (small, *list(small.parents)[:3]):
-        folder.chmod(0o755)
-    if not effective:
-        os.seteuid(65534)
-    try:
-        assert [folder.name for folder in served_models(small, note=notes.append)] == [
-            "convolution"
-        ]
-        assert notes == [f"left out: {secret} cannot be read (Permission denied)"]
-        with pytest.raises(NothingToServe, match="cannot be read"):
-            served_models(secret)
-    finally:
-        os.seteuid(effective)
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # pytest's own is closed to others
+        repository = Path(folder)
+        repository.chmod(0o755)
+        write_model(repository, "convolution", CONVOLUTION, {"model.onnx": b""})
+        secret = repository / "lost+found"
+        secret.mkdir(mode=0o000)
+        if not effective:
+            os.seteuid(65534)
+        try:
+            served = served_models(repository, note=notes.append)
+            with pytest.raises(NothingToServe, match="cannot be read"):
+                served_models(secret)
+        finally:
+            os.seteuid(effective)
+    assert [model.name for model in served] == ["convolution"]
+    assert notes == [f"left out: {secret} cannot be read (Permission denied)"]
 
 
 @pytest.mark.parametrize("address", ["::1", "[::1]", "::"])

@@ -3,6 +3,7 @@
 python -m tests.server.trials deaths --minutes 10
 python -m tests.server.trials race --times 50
 python -m tests.server.trials garbage --seconds 60
+python -m tests.server.trials fleet --minutes 5 --kills 20
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from seresnext101_triton.client.server_side import IMAGE_TENSOR
 from seresnext101_triton.export.format import OUTPUT
 from seresnext101_triton.export.pipeline import export
 from seresnext101_triton.export.serving import ImageInput
+from seresnext101_triton.server.control import running
+from seresnext101_triton.server.ports import owner
 from tests.conftest import FREE_PORTS, QUIET, onnx_convolution, tiny_request, write_model
 from tests.server.launching import DEADLINE_S, Launcher, launcher
 
@@ -80,10 +83,11 @@ def deaths(
         for thread in threads:
             thread.start()
         victims = ["stub"] * stubs + ["server"] * servers
-        random.Random(0).shuffle(victims)
+        chance = random.Random(0)
+        chance.shuffle(victims)
         times: dict[str, list[float]] = {"stub": [], "server": []}
         start = time.monotonic()
-        moments = sorted(random.Random(1).uniform(0, minutes * 60) for _ in victims)
+        moments = sorted(chance.uniform(0, minutes * 60) for _ in victims)
         for moment, victim in zip(moments, victims, strict=True):
             time.sleep(max(0.0, start + moment - time.monotonic()))
             after = len(started.lines)
@@ -194,6 +198,55 @@ def garbage(folder: Path, seconds: float, callers: int) -> None:
     assert memory[-1] < 1.1 * memory[1], memory
 
 
+def fleet(folder: Path, minutes: float, callers: int, kills: int) -> None:
+    """Kill the servers of a fleet of two by turns, under callers that send nothing twice."""
+    model = export(tiny_request(folder / "models", formats=("onnx",)), QUIET)[0].model
+    finished, answered, wrong = threading.Event(), [0] * callers, []
+    image = np.random.default_rng(0).random((1, 3, 64, 64), np.float32)
+    tensor = grpc.InferInput("INPUT__0", list(image.shape), "FP32")
+    tensor.set_data_from_numpy(image)
+    with launcher(folder / "models", "--replicas", "2") as started:
+        url = started.launch(gateway=True).url
+        with grpc.InferenceServerClient(url) as client:
+            expected = client.infer(model, [tensor]).as_numpy(OUTPUT)
+
+        def call(number: int) -> None:
+            with grpc.InferenceServerClient(url) as client:
+                while not finished.is_set():
+                    try:
+                        answer = client.infer(model, [tensor]).as_numpy(OUTPUT)
+                        if not np.allclose(answer, expected, rtol=1e-4, atol=1e-7):
+                            wrong.append("another answer")
+                    except InferenceServerException as error:
+                        wrong.append(str(error))
+                    answered[number] += 1
+
+        threads = [threading.Thread(target=call, args=(number,)) for number in range(callers)]
+        for thread in threads:
+            thread.start()
+        start, times = time.monotonic(), []
+        for number in range(kills):
+            due = start + minutes * 60 * (number + 0.5) / kills
+            time.sleep(max(0.0, due - time.monotonic()))
+            after = len(started.lines)
+            launches = sorted(running(started.repository), key=lambda each: each.grpc)
+            os.kill(owner(launches[number % 2].grpc) or 0, signal.SIGKILL)
+            killed = time.monotonic()
+            started.expect("ready again", after)
+            times.append(time.monotonic() - killed)
+            time.sleep(4)  # Envoy asks once a second whether a server is ready again
+        time.sleep(max(0.0, start + minutes * 60 - time.monotonic()))
+        finished.set()
+        for thread in threads:
+            thread.join()
+    assert not wrong, (len(wrong), wrong[:3])
+    print(
+        f"servers killed {kills} times, ready again after {statistics.median(times):.1f} s "
+        f"(median), {max(times):.1f} s (longest)"
+    )
+    print(f"{sum(answered)} requests of {callers} callers in {minutes:g} minutes, none failed")
+
+
 def _scores(client: grpc.InferenceServerClient, model: str, content: bytes) -> np.ndarray:
     """The scores of one image file, without this project's client."""
     tensor = grpc.InferInput(IMAGE_TENSOR, [1, 1], "BYTES")
@@ -223,9 +276,6 @@ def _first_to_end(launchers: list[Launcher]) -> Launcher:
     raise AssertionError("both launchers run")
 
 
-_TRIALS: dict[str, Callable[..., None]] = {"deaths": deaths, "race": race, "garbage": garbage}
-
-
 def main() -> None:
     """Run one trial."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -240,6 +290,10 @@ def main() -> None:
     one = commands.add_parser("garbage")
     one.add_argument("--seconds", type=float, default=60)
     one.add_argument("--callers", type=int, default=32)
+    one = commands.add_parser("fleet")
+    one.add_argument("--minutes", type=float, default=5)
+    one.add_argument("--callers", type=int, default=16)
+    one.add_argument("--kills", type=int, default=20)
     options = vars(parser.parse_args())
     trial = options.pop("trial")
     with tempfile.TemporaryDirectory() as folder:
@@ -247,6 +301,7 @@ def main() -> None:
             "deaths": deaths,
             "race": race,
             "garbage": garbage,
+            "fleet": fleet,
         }
         trials[trial](Path(folder), **options)
 

@@ -36,7 +36,7 @@ def running(configuration: Path, admin: int, timeout_s: float = 120) -> Iterator
     log = configuration.with_suffix(".log")
     with log.open("w") as file:
         process = subprocess.Popen(
-            [PROGRAM, "--config-path", configuration, "--base-id", "0", "--use-dynamic-base-id"],
+            [PROGRAM, "--config-path", configuration, "--disable-hot-restart"],
             stdout=file,
             stderr=subprocess.STDOUT,
         )

