@@ -32,7 +32,7 @@ INSTALLED := $(VENV)/.installed
 WEB := $(VENV)/web
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo export export-gpu tensorrt-ngc serve serve-ngc classify web screenshots kserve perf-analyzer bench bench-cpu test test-elsewhere test-one-core test-avx2 test-gpu fuzz mutants lint docs format lock clean
+.PHONY: help install demo export export-gpu tensorrt-ngc serve serve-ngc classify web screenshots kserve perf-analyzer bench bench-cpu test test-elsewhere test-gpu fuzz mutants lint docs format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
@@ -150,14 +150,9 @@ test: $(INSTALLED) $(WEB)/.installed $(VENV)/perf_analyzer/perf_analyzer $(VENV)
 	$(BIN)/python -m $(if $(COVERAGE),coverage run -m) pytest $(SHARED_OUT)
 	$(if $(COVERAGE),@$(BIN)/coverage combine --quiet && $(BIN)/coverage report)
 
-# What computes, as on machines with fewer instructions and cores. Both at the same time: the first leaves cores idle.
+# What computes, as on machines with fewer instructions and cores: PyTorch without vector instructions, on one core; then all with AVX2 only.
 test-elsewhere: $(INSTALLED) ## the tests that compute, on one core and with older instructions
-	$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-one-core test-avx2
-
-test-one-core: $(INSTALLED) ## the first half of it: one core, PyTorch without vector instructions
 	ATEN_CPU_CAPABILITY=default taskset --cpu-list $$(taskset --cpu-list --pid $$$$ | sed 's/.*: *//; s/[-,].*//') $(BIN)/python -m pytest -m numeric
-
-test-avx2: $(INSTALLED) ## the second half: AVX2 at most
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -m numeric $(SHARED_OUT)
 
 test-gpu: $(INSTALLED) ## the tests that need a GPU
