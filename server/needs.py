@@ -8,7 +8,7 @@ from pathlib import Path
 
 from seresnext101_triton.client.server_side import IMAGE_BYTES, PREPROCESS_PREFIX
 from seresnext101_triton.server import gpu as gpus
-from seresnext101_triton.server.errors import InstallationError, NothingToServe
+from seresnext101_triton.server.errors import InstallationError, NothingToServe, ServerError
 
 # Takes model folders, names of models that must stay, and a function for a line; returns the rest.
 LeaveOut = Callable[[Sequence[Path], Collection[str], Callable[[str], None]], list[Path]]
@@ -84,17 +84,12 @@ def without_bytes(
     Raises:
         InstallationError: A model that was named is among them, or no model is left.
     """
-    kept, left_out = _split(folders, {each.name for each in folders if needs_of(each).bytes})
-    if not left_out:
-        return kept
     why = (
         "with numpy 2, the embedded tritonserver cannot take image files as BYTES: export the "
         "model again with `image_input=uint8`, or install numpy 1.26"
     )
-    if set(left_out) & set(names) or not kept:
-        raise InstallationError(f"{', '.join(left_out)} cannot be served: {why}")
-    note(f"left out: {', '.join(left_out)}: {why}")
-    return kept
+    missing = {each.name for each in folders if needs_of(each).bytes}
+    return _without(folders, missing, names, note, InstallationError, why)
 
 
 def without_gpu(
@@ -105,14 +100,11 @@ def without_gpu(
     Raises:
         NothingToServe: A model that was named is among them, or no model is left.
     """
-    kept, left_out = _split(folders, {each.name for each in folders if needs_of(each).gpu})
-    if not left_out or gpus.find():
-        return list(folders)
+    missing = {each.name for each in folders if needs_of(each).gpu}
+    if missing and gpus.find():
+        missing = set()
     why = "the config asks for a GPU (KIND_GPU), and this machine has none that CUDA can use"
-    if set(left_out) & set(names) or not kept:
-        raise NothingToServe(f"{', '.join(left_out)} cannot be served: {why}")
-    note(f"left out: {', '.join(left_out)}: {why}")
-    return kept
+    return _without(folders, missing, names, note, NothingToServe, why)
 
 
 def without_images(folders: Sequence[Path], names: Collection[str]) -> list[Path]:
@@ -131,11 +123,38 @@ def without_images(folders: Sequence[Path], names: Collection[str]) -> list[Path
     return kept
 
 
+def _without(  # noqa: PLR0913  (what is left out, and all that is said of it)
+    folders: Sequence[Path],
+    missing: set[str],
+    names: Collection[str],
+    note: Callable[[str], None],
+    error: type[ServerError],
+    why: str,
+) -> list[Path]:
+    """Leave out some models and those that need them, and say why.
+
+    Raises `error` if a model that was named is among them, or no model is left.
+    """
+    kept, left_out = _split(folders, missing)
+    if not left_out:
+        return kept
+    if set(left_out) & set(names) or not kept:
+        raise error(f"{', '.join(left_out)} cannot be served: {why}")
+    note(f"left out: {', '.join(left_out)}: {why}")
+    return kept
+
+
 def _split(folders: Sequence[Path], missing: set[str]) -> tuple[list[Path], list[str]]:
-    """The models that can be served without some others, and the names of the rest."""
-    kept = [
+    """The models to serve without some others, and the names of those others.
+
+    A model that decodes images for none of the rest is in neither.
+    """
+    left_out = [
         folder
         for folder in folders
-        if folder.name not in missing and not missing & set(needs_of(folder).models)
+        if folder.name in missing or missing & set(needs_of(folder).models)
     ]
-    return kept, [folder.name for folder in folders if folder not in kept]
+    if not left_out:
+        return list(folders), []
+    rest = [folder for folder in folders if folder not in left_out]
+    return with_needed(rest, ()), [folder.name for folder in left_out]

@@ -133,14 +133,22 @@ def hide_argument(pid: int, secret: str) -> bool:
     folder = Path("/proc", str(pid))
     try:
         arguments = (folder / "cmdline").read_bytes()
-        begin = int((folder / "stat").read_text().rpartition(")")[2].split()[_ARGUMENTS_BEGIN])
+        begin = int(stat_fields(pid)[_ARGUMENTS_BEGIN])
         with (folder / "mem").open("r+b", buffering=0) as memory:
             for found in re.finditer(re.escape(secret.encode()), arguments):
                 memory.seek(begin + found.start())
                 memory.write(b"*" * len(found[0]))
         return secret.encode() not in (folder / "cmdline").read_bytes()
-    except (OSError, ValueError):
+    except (OSError, ValueError, IndexError):
         return False
+
+
+def stat_fields(pid: int) -> list[str]:
+    """The fields of proc_pid_stat(5) from the third on. Empty if there is no such process."""
+    try:
+        return Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
 
 
 def ending(code: int) -> str:

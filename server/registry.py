@@ -24,6 +24,7 @@ from seresnext101_triton.client.launches import (
     run_folder,
 )
 from seresnext101_triton.server.errors import ServerError
+from seresnext101_triton.server.process import stat_fields
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  (where Linux keeps POSIX shared memory)
 SHARED_PREFIX = "triton-"
@@ -103,6 +104,8 @@ def sweep_environments(folder: Path) -> None:
         folder: Where they are.
     """
     found = list(folder.glob(_ENVIRONMENTS))  # before the servers: a new one comes with its server
+    if not found:
+        return
     started = min(map(_started_s, _servers()), default=math.inf)
     for path in found:
         with suppress(OSError):  # it is not empty, or it is another user's
@@ -110,23 +113,19 @@ def sweep_environments(folder: Path) -> None:
                 path.rmdir()
 
 
-def _servers() -> Iterator[Path]:
-    """The folders in /proc of the tritonservers of this user."""
+def _servers() -> Iterator[int]:
+    """The process ids of the tritonservers of this user."""
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             name = (process / "comm").read_text().strip()
             if name == "tritonserver" and process.stat().st_uid == os.getuid():
-                yield process
+                yield int(process.name)
 
 
-def _started_s(process: Path) -> float:
-    """When a process was started, in seconds since the epoch; at the latest, if that is not known.
-
-    Source: proc_pid_stat(5), field 22.
-    """
-    try:
-        fields = (process / "stat").read_text().rpartition(")")[2].split()
-    except OSError:  # it has just ended
+def _started_s(pid: int) -> float:
+    """When a process was started, in seconds since the epoch; infinite if it has just ended."""
+    fields = stat_fields(pid)
+    if not fields:
         return math.inf
     booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     return booted + int(fields[19]) / os.sysconf("SC_CLK_TCK") - _CLOCKS_DIFFER_S

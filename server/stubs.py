@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from seresnext101_triton.server.process import ending
+from seresnext101_triton.server.process import ending, stat_fields
 
 _PROC = Path("/proc")
 # If a load goes on for so long after the death of one of its stubs, Triton hangs. Otherwise it
@@ -96,7 +96,7 @@ class StubWatch:
         for key, seen in self._alive.items():
             if key in living:
                 continue
-            if key not in found and _fields(seen.pid)[19:20] == [str(seen.started)]:
+            if key not in found and stat_fields(seen.pid)[19:20] == [str(seen.started)]:
                 living[key] = seen  # the kernel may leave out a child while another ends
                 continue
             status = found[key].exit_status if key in found else None
@@ -145,7 +145,7 @@ def is_waited_for(stub: Stub, since: float) -> bool:
 
 def _is_zombie(stub: Stub) -> bool:
     """Whether a stub has died and nobody has collected its exit status."""
-    fields = _fields(stub.pid)
+    fields = stat_fields(stub.pid)
     return fields[:1] == ["Z"] and fields[19] == str(stub.started)
 
 
@@ -155,7 +155,7 @@ def stubs_of(server: int) -> Iterator[Stub]:
         # A process may end while its files are read.
         with suppress(OSError, ValueError, IndexError):
             name = (_PROC / str(pid) / "comm").read_text().strip()
-            fields = _fields(pid)
+            fields = stat_fields(pid)
             if name != _NAME or not fields:
                 continue
             is_zombie = fields[0] == "Z"
@@ -170,14 +170,6 @@ def stubs_of(server: int) -> Iterator[Stub]:
                 version=artifact.parent.name,
                 exit_status=int(fields[49]) if is_zombie else None,
             )
-
-
-def _fields(pid: int) -> list[str]:
-    """The fields of proc_pid_stat(5) from the third on. Empty if there is no such process."""
-    try:
-        return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []
 
 
 def children_of(pid: int) -> Iterator[int]:

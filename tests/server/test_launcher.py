@@ -23,6 +23,7 @@ from seresnext101_triton.server.errors import (
 )
 from seresnext101_triton.server.launcher import Server
 from seresnext101_triton.server.models import served_models
+from seresnext101_triton.server.needs import without_gpu
 from seresnext101_triton.server.ports import Ports
 from tests.conftest import FREE_PORTS, children, onnx_convolution, write_model
 from tests.waiting import until
@@ -182,6 +183,25 @@ def test_a_gpu_model_without_a_gpu_is_left_out_unless_it_was_named(small, monkey
     shutil.rmtree(small / "convolution")
     with pytest.raises(NothingToServe, match="^gpu cannot be served: "):
         Server(small).start()
+
+
+def test_what_only_decodes_images_for_a_gpu_model_is_left_out_with_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("seresnext101_triton.server.gpu.find", lambda: None)
+    steps = "".join(f'step {{ model_name: "{name}" }} ' for name in ("image_preprocess_x", "gpu"))
+    configs = {
+        "gpu": "instance_group { kind: KIND_GPU }",
+        "gpu_image": f"ensemble_scheduling {{ {steps}}}",
+        "image_preprocess_x": "",
+    }
+    for name, config in configs.items():
+        write_model(tmp_path, name, config, {})
+    notes: list[str] = []
+    with pytest.raises(NothingToServe, match="^gpu, gpu_image cannot be served: "):
+        without_gpu(served_models(tmp_path), [], notes.append)
+    write_model(tmp_path, "convolution", CONVOLUTION, {})
+    kept = without_gpu(served_models(tmp_path), [], notes.append)
+    assert [folder.name for folder in kept] == ["convolution"]
+    assert notes[0].startswith("left out: gpu, gpu_image: ")
 
 
 def test_folders_without_a_version_are_left_out(small):
