@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from seresnext101_triton.client.contract import PIXELS, OutputKind, Preprocessing
 from seresnext101_triton.export.network import ARCHITECTURES
@@ -34,9 +34,13 @@ from seresnext101_triton.server.ports import Ports
 from tests.trained import Trained, digits_in
 
 # The default profile runs the same examples every time, so that a failure is due to the change that
-# is tested; `make fuzz` searches for new ones. No example has a time limit.
+# is tested; `make fuzz` searches for new ones, and `make mutants` asks only whether one fails. No
+# example has a time limit.
 settings.register_profile("default", deadline=None, derandomize=True)
 settings.register_profile("fuzz", deadline=None, print_blob=True)
+settings.register_profile(
+    "mutants", settings.get_profile("default"), phases=(Phase.explicit, Phase.generate)
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 # A shell starts background processes with SIGINT ignored, and child processes inherit this. The

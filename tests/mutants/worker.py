@@ -10,9 +10,11 @@ import ctypes
 import importlib
 import json
 import os
+import shutil
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -61,7 +63,7 @@ def _mutated(order: dict[str, Any]) -> dict[str, Any]:
 def _watch(order: dict[str, Any]) -> int:
     from tests.mutants.reach import Watch
 
-    watch = Watch(Path.cwd(), order["watch"])
+    watch = Watch(Path.cwd(), order["watch"], Path(_temporary("lines")))
     watch.start()
     pytest.main(["-q", "-p", "no:cacheprovider", *_basetemp(), *order["tests"]], plugins=[watch])
     watch.save(Path(order["to"]))
@@ -69,7 +71,15 @@ def _watch(order: dict[str, Any]) -> int:
 
 
 def _basetemp() -> list[str]:
-    return [f"--basetemp={Path.cwd().parent / (Path.cwd().name + '.tmp')}"]
+    return [f"--basetemp={_temporary('pytest')}"]
+
+
+def _temporary(name: str) -> str:
+    """An empty place beside the copy."""
+    path = Path(f"{Path.cwd()}.tmp", name)
+    shutil.rmtree(path, ignore_errors=True)
+    path.parent.mkdir(exist_ok=True)
+    return str(path)
 
 
 def _in_child(run: Callable[[], int], limit_s: float) -> dict[str, Any]:
@@ -91,8 +101,10 @@ def _in_child(run: Callable[[], int], limit_s: float) -> dict[str, Any]:
         for target, source in ((0, null), (1, log), (2, log)):
             os.dup2(source, target)
         result = 3
-        with suppress(BaseException):
+        try:
             result = run()
+        except BaseException:
+            traceback.print_exc()
         os._exit(result)
     code: int | None = None
     while code is None and time.monotonic() - started < limit_s:
