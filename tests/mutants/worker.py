@@ -35,6 +35,7 @@ def main() -> None:
     _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, _end)
+    _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
     for name in sys.argv[1:]:  # what takes long to import
         with suppress(ImportError):
             importlib.import_module(name)
