@@ -48,24 +48,29 @@ def run(name: str, arguments: Sequence[str]) -> int:
         name: One of `COMMANDS`.
         arguments: What follows the name on the command line.
     """
+    known = parser(name)
+    try:
+        return load(name).run(known.parse_args(arguments))
+    except ToolkitError as error:
+        return report(error, flags_of(known))
+
+
+def parser(name: str) -> Parser:
+    """The options of a command."""
     command = load(name)
-    parser = Parser(
+    made = Parser(
         prog=as_typed(f"python -m export {name}"), description=as_typed(command.__doc__ or "")
     )
-    command.add_arguments(parser)
-    parser.add_argument(
+    command.add_arguments(made)
+    made.add_argument(
         "--repository",
         type=Path,
         default=Path("model_repository"),
         metavar="DIR",
         help="default: model_repository",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    options = parser.parse_args(arguments)
-    try:
-        return command.run(options)
-    except ToolkitError as error:
-        return report(error, flags_of(parser))
+    made.add_argument("--json", action="store_true", help="print one JSON document")
+    return made
 
 
 def add_models(parser: argparse.ArgumentParser) -> None:

@@ -47,10 +47,17 @@ class Watch:
         self._data.mkdir()
         settings = self._data / "coveragerc"
         settings.write_text(
-            f"[run]\nparallel = true\nsigterm = true\ndata_file = {self._data / 'lines'}\n"
-            f"context = ${{{_CONTEXT}}}\ninclude =\n    " + "\n    ".join(self._include)
+            "[run]\nparallel = true\nsigterm = true\npatch = _exit\n"
+            f"data_file = {self._data / 'lines'}\ncontext = ${{{_CONTEXT}}}\n"
+            "include =\n    " + "\n    ".join(self._include)
         )
         os.environ["COVERAGE_PROCESS_START"] = str(settings)  # read by every Python that starts
+        # An environment of a test's own may have no coverage, as that of the page.
+        sites = self._data / "sites"
+        sites.mkdir()
+        (sites / "coverage").symlink_to(Path(coverage.__file__).parent)
+        (sites / "sitecustomize.py").write_text("import coverage\ncoverage.process_startup()\n")
+        os.environ["PYTHONPATH"] = f"{sites}:{os.environ.get('PYTHONPATH', '')}"
         self._coverage.start()
         self._switch("")
 

@@ -152,16 +152,27 @@ class Copy:
         return self.folder.with_name(f"reach-{digest[:16]}.json")
 
     def outcome(self, mutant: Mutant, reach: Reach) -> str:
-        """Run the tests for a mutant: `SURVIVED`, or how it was `killed`."""
+        """Run the tests for a mutant: `SURVIVED`, or how it was `killed`.
+
+        A test that fails must fail again, alone: what fails once may be due to a loaded machine.
+        """
         for tests in reach.stages(mutant.file, mutant.line, mutant.last, mutant.constant):
-            limit_s = _LEAST_LIMIT_S + _LIMIT_FACTOR * reach.seconds(tests)
-            order = {"file": mutant.file, "code": mutant.code, "tests": tests, "limit_s": limit_s}
-            code = self._order(order)["code"]
-            if code is None:
-                return f"killed after {limit_s:.0f} s"
-            if code not in (0, _NO_TESTS):
-                return "killed"
+            while failed := self._failed(mutant, tests, reach):
+                if self._failed(mutant, [failed], reach):
+                    return f"killed by {failed}"
+                tests = tests[tests.index(failed) + 1 :]
         return SURVIVED
+
+    def _failed(self, mutant: Mutant, tests: Sequence[str], reach: Reach) -> str:
+        """Run tests with a mutant, and name the first that fails or does not end."""
+        order = {
+            "file": mutant.file,
+            "code": mutant.code,
+            "tests": tests,
+            "limit_s": _LEAST_LIMIT_S + _LIMIT_FACTOR * reach.seconds(tests),
+        }
+        answer = self._order(order) if tests else {"code": 0}
+        return "" if answer["code"] in (0, _NO_TESTS) else answer["last"] or tests[0]
 
     def _order(self, order: dict[str, Any]) -> dict[str, Any]:
         assert self._worker.stdin is not None and self._worker.stdout is not None

@@ -28,16 +28,18 @@ class Subject:
         )
 
 
+_OPTIONS = "tests/test_options.py"
+
 SUBJECTS = (
-    Subject("client", ("client/**/*.py",), ("tests/client",)),
-    Subject("server", ("server/**/*.py",), ("tests/server",)),
+    Subject("client", ("client/**/*.py",), ("tests/client", _OPTIONS)),
+    Subject("server", ("server/**/*.py",), ("tests/server", _OPTIONS)),
     Subject(
         "export",
         (
             *("export/*.py", "export/commands/*.py", "export/formats/*.py", "export/labels/*.py"),
             *("export/onnx/*.py", "export/quantization/*.py", "export/weights/*.py"),
         ),
-        ("tests/export", "--ignore=tests/export/tensorrt"),
+        ("tests/export", "--ignore=tests/export/tensorrt", _OPTIONS),
     ),
     Subject(
         "perf",
@@ -48,6 +50,7 @@ SUBJECTS = (
         (
             *("tests/perf/test_load.py", "tests/perf/test_sweep.py", "tests/perf/test_compare.py"),
             *("tests/perf/test_peers.py", "tests/perf/test_tune.py", "tests/perf/test_results.py"),
+            _OPTIONS,
         ),
     ),
 )

@@ -53,10 +53,18 @@ def _mutated(order: dict[str, Any]) -> dict[str, Any]:
     path = Path(order["file"])
     whole = path.read_text(encoding="utf-8")
     path.write_text(order["code"], encoding="utf-8")
+    begun = Path(f"{Path.cwd()}.begun")
+    begun.write_text("")
+
+    class Begun:
+        def pytest_runtest_logstart(self, nodeid: str) -> None:
+            begun.write_text(nodeid)
+
+    def run() -> int:
+        return int(pytest.main([*_COMMON, *_basetemp(), *order["tests"]], plugins=[Begun()]))
+
     try:
-        return _in_child(
-            lambda: int(pytest.main([*_COMMON, *_basetemp(), *order["tests"]])), order["limit_s"]
-        )
+        return _in_child(run, order["limit_s"]) | {"last": begun.read_text()}
     finally:
         path.write_text(whole, encoding="utf-8")
 
