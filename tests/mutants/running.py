@@ -139,13 +139,13 @@ class Copy:
     def record(self, files: Sequence[str], test: str) -> Path:
         """Where the record of a file of tests is kept.
 
-        It is another path if the file changes, or a file of the project that is neither a page nor
-        a file of tests.
+        It is another path if the file changes, one of the files that are mutated, or what tests
+        share.
         """
         others = {
             name: digest
             for name, digest in self._contents.items()
-            if not (name.endswith(".md") or _TEST.search(name))
+            if name in files or (name.startswith("tests/") and not _TEST.search(name))
         }
         text = repr((others, sorted(files), test, self._contents[test]))
         digest = hashlib.sha256(text.encode()).hexdigest()

@@ -31,7 +31,11 @@ class Subject:
 _OPTIONS = "tests/test_options.py"
 
 SUBJECTS = (
-    Subject("client", ("client/**/*.py",), ("tests/client", _OPTIONS)),
+    Subject(
+        "client",
+        ("client/**/*.py",),
+        ("tests/client", "tests/server/test_image_input.py", _OPTIONS),
+    ),
     Subject("server", ("server/**/*.py",), ("tests/server", _OPTIONS)),
     Subject(
         "export",

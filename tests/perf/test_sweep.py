@@ -217,6 +217,7 @@ def test_ctrl_c_keeps_what_is_done(server, tmp_path):
 
 
 def test_every_combination_is_a_load():
+    assert LoadGrid(["a"]).loads() == [Load("a")]
     assert len(LoadGrid(["a", "b"], [1, 8], [1, 2, 4], protocols=["grpc", "http"]).loads()) == 24
     assert [load.rate for load in LoadGrid(["a"], [1], [1, 2], rates=[5.0]).loads()] == [5.0]
 
