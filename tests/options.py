@@ -11,7 +11,7 @@ import seresnext101_triton.export.commands as versions
 
 LISTED = Path(__file__).with_suffix(".txt")
 _NOT_OURS = argparse._HelpAction | argparse._VersionAction
-_NO_DEFAULT = (None, False, "", [], argparse.SUPPRESS)
+_NO_DEFAULT: tuple[object, ...] = (None, False, "", [], argparse.SUPPRESS)
 
 
 def of_all_commands() -> Iterator[tuple[str, argparse.Action]]:
@@ -37,7 +37,7 @@ def line(command: str, action: argparse.Action) -> str:
     words = [command, *(action.option_strings or [action.dest])]
     if action.nargs != 0:
         choices = action.choices and "|".join(map(str, action.choices))
-        words += filter(None, [str(choices or action.metavar), action.nargs])
+        words += [str(choices or action.metavar), *([str(action.nargs)] if action.nargs else [])]
     if action.default not in _NO_DEFAULT:
         words.append(f"= {plain(action.default)}")
     return " ".join(map(str, words))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pytest
 from google.protobuf import text_format
@@ -22,18 +24,21 @@ CONTRACT = Preprocessing(10, 8)
 
 
 def read(
-    text: str = CONFIG, contract: Preprocessing = CONTRACT, versions=("9", "10"), **more: str
+    text: str = CONFIG,
+    more: Mapping[str, str] = {},
+    contract: Preprocessing = CONTRACT,
+    versions: Sequence[str] = ("9", "10"),
 ) -> ServedModel:
+    """The model of a config with the parameters of a contract, and with more parameters."""
     config = text_format.Parse(text, pb.ModelConfig())
-    for name, value in (contract.to_parameters() | {"output.kind": "logits"} | more).items():
+    for name, value in (contract.to_parameters() | {"output.kind": "logits"} | dict(more)).items():
         config.parameters[name].string_value = value
     return read_served_model("m", versions, config)
 
 
 def test_what_a_config_says():
-    assert read(
-        **{"weights": "seeded", "parity.allow_error": "0.5", "parity.unproven": "true"}
-    ) == ServedModel(
+    known = {"weights": "seeded", "parity.allow_error": "0.5", "parity.unproven": "true"}
+    assert read(CONFIG, known) == ServedModel(
         name="m",
         version="10",
         input="in",
@@ -56,16 +61,16 @@ def test_what_a_config_says():
 
 def test_what_takes_image_files():
     files = CONFIG.replace(TENSOR, 'name: "in" data_type: TYPE_STRING dims: [1]')
-    model = read(files, **{"image.input": "bytes"})
+    model = read(files, {"image.input": "bytes"})
     assert (model.image_input, model.axes, model.dtype) == ("bytes", ("1",), np.dtype(object))
     files = CONFIG.replace(TENSOR, 'name: "in" data_type: TYPE_UINT8 dims: [-1]')
-    model = read(files, **{"image.input": "uint8"})
+    model = read(files, {"image.input": "uint8"})
     assert (model.image_input, model.axes, model.dtype) == ("uint8", ("length",), np.dtype("u1"))
 
 
 def test_what_takes_pixels():
     pixels = CONFIG.replace("TYPE_FP32 dims: [3, 8, 8]", "TYPE_UINT8 dims: [8, 8, 3]")
-    model = read(pixels, Preprocessing(10, 8, layout=PIXELS))
+    model = read(pixels, contract=Preprocessing(10, 8, layout=PIXELS))
     assert (model.axes, model.dtype) == (("8", "8", "3"), np.dtype(np.uint8))
     half = read(CONFIG.replace("TYPE_FP32 dims: [3", "TYPE_FP16 dims: [3"))
     assert half.dtype == np.dtype(np.float16)
@@ -95,7 +100,7 @@ def test_what_takes_pixels():
 )
 def test_what_does_not_follow_the_contract(text, more, message):
     with pytest.raises(ContractError, match=message):
-        read(text, **more)
+        read(text, more)
 
 
 def test_a_model_without_a_version():

@@ -85,9 +85,10 @@ def test_what_happened_between_two_readings():
 
 
 def shown(rows: list[Row] | None, page: Page | ServerUnreachable) -> list[list[str]]:
-    console = Console(file=io.StringIO(), width=160)
+    written = io.StringIO()
+    console = Console(file=written, width=160)
     console.print(_picture(Server("host:1", "host", 8002), 2.0, rows, page))
-    return [line.split() for line in console.file.getvalue().splitlines()]
+    return [line.split() for line in written.getvalue().splitlines()]
 
 
 def test_the_picture_of_what_happened():

@@ -165,14 +165,14 @@ class Copy:
 
     def _failed(self, mutant: Mutant, tests: Sequence[str], reach: Reach) -> str:
         """Run tests with a mutant, and name the first that fails or does not end."""
-        order = {
+        order: dict[str, Any] = {
             "file": mutant.file,
             "code": mutant.code,
             "tests": tests,
             "limit_s": _LEAST_LIMIT_S + _LIMIT_FACTOR * reach.seconds(tests),
         }
         answer = self._order(order) if tests else {"code": 0}
-        return "" if answer["code"] in (0, _NO_TESTS) else answer["last"] or tests[0]
+        return "" if answer["code"] in (0, _NO_TESTS) else str(answer["last"] or tests[0])
 
     def _order(self, order: dict[str, Any]) -> dict[str, Any]:
         assert self._worker.stdin is not None and self._worker.stdout is not None
