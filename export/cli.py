@@ -122,6 +122,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def request_of(arguments: Sequence[str]) -> Request:
+    """The request that a command line without a command stands for.
+
+    Raises:
+        OptionError: Two options do not go together.
+        SystemExit: An option does not exist. The code is 2.
+    """
+    return _request(_parser().parse_args(arguments))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog=as_typed("python -m export"),

@@ -212,6 +212,51 @@ class TuningOutcome:
 
 
 @dataclass(frozen=True)
+class Contestant:
+    """A model with a setting that was compared with others to find the best.
+
+    Attributes:
+        model: The name of the model.
+        setting: The setting.
+        loss: The accuracy that its artifact lost in its gate, as a share.
+        throughput: Images per second of each round.
+        p99_ms: The 99th percentile of the latency in each round, in milliseconds.
+        ratio: Its throughput divided by that of the best, in the rounds that both took part in.
+            None for the best, and for who left after one round.
+        left: Why it cannot be the best; empty if it can.
+    """
+
+    model: str
+    setting: Setting
+    loss: float
+    throughput: list[float]
+    p99_ms: list[float]
+    ratio: Ratio | None
+    left: str
+
+
+@dataclass(frozen=True)
+class AdviceOutcome:
+    """The result of a race.
+
+    Attributes:
+        contestants: The best first, then the others that were not refuted, then the rest.
+    """
+
+    contestants: list[Contestant]
+
+    @property
+    def best(self) -> Contestant:
+        """The fastest one."""
+        return self.contestants[0]
+
+    @property
+    def equals(self) -> list[Contestant]:
+        """Those of which it is not certain that they are slower than the best."""
+        return [each for each in self.contestants[1:] if not each.left]
+
+
+@dataclass(frozen=True)
 class CpuMeasurement:
     """The measured values of every way to run the network on a CPU.
 
@@ -325,6 +370,25 @@ class TuningRecord(TuningOutcome, Circumstances):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdviceRecord(AdviceOutcome, Circumstances):
+    """Which model with which setting is the best on a machine, by `perf advise`.
+
+    Attributes:
+        concurrency: The number of requests in flight, with one image in each.
+        p99_ms: The bound on the latency, in milliseconds. None if there was none.
+        max_loss: The largest loss of accuracy, as a share.
+        refused: A line for each model that did not take part, with the reason.
+    """
+
+    kind: ClassVar[str] = "advice"
+    title: ClassVar[str] = "advice"
+    concurrency: int
+    p99_ms: float | None
+    max_loss: float
+    refused: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class CpuRecord(CpuMeasurement, Circumstances):
     """Every way to run the network on a CPU, by `perf cpu`."""
 
@@ -350,5 +414,5 @@ class PrecisionRecord(Circumstances):
     images_per_second: list[PrecisionThroughput]
 
 
-Record = Point | ComparisonRecord | TuningRecord | CpuRecord | PrecisionRecord
+Record = Point | ComparisonRecord | TuningRecord | AdviceRecord | CpuRecord | PrecisionRecord
 RECORD_TYPES: dict[str, type[Record]] = {each.kind: each for each in get_args(Record)}

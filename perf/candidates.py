@@ -1,0 +1,87 @@
+"""Exports one network in every form that a CPU can serve, so that the forms can be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from seresnext101_triton.client.errors import ToolkitError
+from seresnext101_triton.export.format import Format
+from seresnext101_triton.export.formats import FORMATS
+from seresnext101_triton.export.pipeline import export
+from seresnext101_triton.export.reporting import Reporter
+from seresnext101_triton.export.request import Request
+from seresnext101_triton.perf.errors import PerfError
+from seresnext101_triton.perf.records import Setting
+
+# To compile a package of AOTInductor takes longer than all the others, and it is as fast as
+# TorchScript. It is a candidate if the request names it.
+_FORMATS = ("torchscript", "onnx", "openvino")
+_INT8 = "int8"
+
+
+def candidates(request: Request) -> Iterator[Request]:
+    """The request, once for each format and precision that is worth serving on a CPU.
+
+    INT8 needs images to calibrate with. A precision that the request names is the only one.
+    """
+    named = [each if isinstance(each, Format) else FORMATS[each] for each in request.formats]
+    formats = {each.name: each for each in (*(FORMATS[name] for name in _FORMATS), *named)}
+    for form in formats.values():
+        for precision in form.cpu_precisions:
+            quantization = request.quantization if precision.name == _INT8 else None
+            if request.precision not in (None, precision.name):
+                continue
+            if precision.name == _INT8 and quantization is None:
+                continue
+            yield replace(
+                request, formats=(form,), precision=precision.name, quantization=quantization
+            )
+
+
+def export_candidates(
+    request: Request, repository: Path, reporter: Reporter, note: Callable[[str], object]
+) -> dict[str, Request]:
+    """Export every candidate. One that its gate refuses is left out.
+
+    Args:
+        request: What to export. Its own repository does not change.
+        repository: Where the candidates are published.
+        reporter: What is told of the exports.
+        note: A function that is called with a line for each candidate that is left out.
+
+    Returns:
+        For each model that was published, the request that it came from.
+
+    Raises:
+        ToolkitError: None could be exported. It is the error of the first.
+        PerfError: The request names a precision that is not served on a CPU.
+    """
+    made: dict[str, Request] = {}
+    errors: list[ToolkitError] = []
+    for candidate in candidates(request):
+        try:
+            outcomes = export(replace(candidate, repository=repository), reporter)
+        except ToolkitError as error:
+            errors.append(error)
+            note(f"left out: {error}")
+        else:
+            made[outcomes[0].model] = candidate
+    if not made:
+        raise (
+            errors[0]
+            if errors
+            else PerfError(f"no format serves {request.precision} on a CPU: leave `precision` out")
+        )
+    return made
+
+
+def export_best(request: Request, setting: Setting, repository: Path, reporter: Reporter) -> str:
+    """Publish the best candidate, with its setting in its config, and return its model's name.
+
+    Raises:
+        ToolkitError: It cannot be published. The repository is unchanged.
+    """
+    serving = replace(request.serving, instances=setting.instances, threads=setting.threads)
+    return export(replace(request, repository=repository, serving=serving), reporter)[0].model
