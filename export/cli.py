@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from seresnext101_triton.export.pipeline import export
 
         started = time.monotonic()
-        request, left_out = _request(options), ""
+        request, left_out = request_of(options), ""
         if options.partial:
             request, left_out = _possible(request)
         outcomes = export(request, reporter)
@@ -122,14 +122,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def request_of(arguments: Sequence[str]) -> Request:
-    """The request that a command line without a command stands for.
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the options of an export.
 
     Raises:
-        OptionError: Two options do not go together.
         SystemExit: An option does not exist. The code is 2.
     """
-    return _request(_parser().parse_args(arguments))
+    return _parser().parse_args(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -183,7 +182,12 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     )
     summaries = "; ".join(f"{format.name}: {format.summary}" for format in FORMATS.values())
     default = ",".join(DEFAULT_FORMATS)
-    add("--formats", default=default, metavar="A,B", help=f"{summaries} (default: {default})")
+    add(
+        "--formats",
+        default=default,
+        metavar="A,B",
+        help=f"{summaries} (default: {default}); to measure which is the best on this machine, see: python -m perf advise --help",
+    )
     add("--precision", choices=tuple(PRECISIONS), help=_precision_help())
     add(
         "--repository",
@@ -418,8 +422,8 @@ def _add_image_input(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _request(options: argparse.Namespace) -> Request:
-    """The options as one validated value.
+def request_of(options: argparse.Namespace) -> Request:
+    """The options of `parse` as one validated value.
 
     Raises:
         OptionError: They do not go together.

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from seresnext101_triton.perf import console, options
 
 if TYPE_CHECKING:
-    from seresnext101_triton.export.request import Request
     from seresnext101_triton.perf.advise import AdviceOptions
     from seresnext101_triton.perf.records import AdviceRecord
 
@@ -85,16 +84,16 @@ def run(arguments: argparse.Namespace) -> int:
 def _export_and_advise(arguments: argparse.Namespace, settings: AdviceOptions) -> int:
     from dataclasses import replace
 
-    from seresnext101_triton.export.cli import request_of
+    from seresnext101_triton.export.cli import parse
     from seresnext101_triton.export.reporting import Reporter
     from seresnext101_triton.perf.candidates import export_best, export_candidates
 
-    request: Request = request_of(arguments.export)
+    exported = parse(arguments.export)
     reporter = Reporter()
     with tempfile.TemporaryDirectory(prefix="advise-") as folder:
         scratch = Path(folder) / "models"
-        made = export_candidates(request, scratch, reporter, console.note)
-        record = _race(scratch, arguments, replace(settings, name=request.name))
+        made = export_candidates(exported, scratch, reporter, console.note)
+        record = _race(scratch, arguments, replace(settings, name=exported.name))
     _show(record, arguments)
     if not arguments.dry_run:
         best = record.best

@@ -11,20 +11,21 @@ import numpy as np
 import pytest
 
 from seresnext101_triton.export import manifest
+from seresnext101_triton.export.cli import parse
 from seresnext101_triton.export.config import from_text
-from seresnext101_triton.export.errors import ParityError
+from seresnext101_triton.export.errors import OptionError, ParityError
 from seresnext101_triton.export.promotion import BACKUP_FILENAME
-from seresnext101_triton.export.quantization import Quantization
 from seresnext101_triton.perf import advise, candidates, results, tune
 from seresnext101_triton.perf.advise import AdviceOptions, Racer, judge, outcome, race, subjects
 from seresnext101_triton.perf.cli import main
 from seresnext101_triton.perf.errors import PerfError
 from seresnext101_triton.perf.records import AdviceRecord, Setting
 from seresnext101_triton.perf.tables import advice_verdict
-from tests.conftest import QUIET, tiny_request
+from tests.conftest import QUIET
 
 SETTING = Setting(instances=1, threads=1, max_batch=4, delay_us=0)
 MINE = "mine_torchscript"
+INT8 = ("openvino", "int8")
 SMALL = ["--architecture", "se-resnext-tiny", "--crop", "64", "--resize", "72"]
 
 
@@ -185,41 +186,44 @@ def test_every_form_of_a_checkpoint_is_exported_and_the_best_published(
 
 
 def test_the_candidates_are_what_a_cpu_serves(tmp_path):
-    def forms(**changes: object) -> list[tuple[str, str | None]]:
-        request = tiny_request(tmp_path, **changes)
+    def forms(*arguments: str) -> list[tuple[str, str | None]]:
+        options = parse(["--weights", "seeded", *arguments])
         return [
             (each.formats[0].name, each.precision)  # type: ignore[union-attr]
-            for each in candidates.candidates(request)
+            for each in candidates.candidates(options)
         ]
 
     floats = [("torchscript", "fp32"), ("onnx", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")]
-    assert forms() == floats
-    assert forms(formats=("pt2",)) == [*floats, ("pt2", "fp32")]
-    assert forms(precision="bf16", formats=("openvino",)) == [("openvino", "bf16")]
-    quantization = Quantization(tmp_path)
-    assert forms(formats=("openvino",), precision="int8", quantization=quantization) == [
-        ("openvino", "int8")
-    ]
+    assert forms() == forms("--formats", "onnx,tensorrt") == floats
+    assert forms("--formats", "pt2") == [*floats, ("pt2", "fp32")]
+    assert forms("--precision", "bf16") == [("openvino", "bf16")]
+    assert forms("--calibration", str(tmp_path)) == [*floats, INT8]
+    assert forms("--calibration", str(tmp_path), "--precision", "int8") == [INT8]
+    with pytest.raises(OptionError, match="the images to quantise with"):
+        forms("--precision", "int8")
+    with pytest.raises(OptionError, match="unknown format"):
+        forms("--formats", "onxx")
 
 
 def test_a_candidate_that_its_gate_refuses_is_left_out(tmp_path, monkeypatch):
+    exported = type("Outcome", (), {"model": "tiny_onnx"})
+
     def refuse(request, reporter):
         if request.formats[0].name != "onnx":
             raise ParityError("refused")
-        return [replace_model]
+        return [exported]
 
-    replace_model = type("Outcome", (), {"model": "tiny_onnx"})
-    monkeypatch.setattr(candidates, "export", refuse)
+    def made(*arguments: str) -> list[str]:
+        options = parse(["--weights", "seeded", *arguments])
+        return list(candidates.export_candidates(options, tmp_path, QUIET, told.append))
+
     told: list[str] = []
-    request = tiny_request(tmp_path)
-    assert list(candidates.export_candidates(request, tmp_path, QUIET, told.append)) == [
-        "tiny_onnx"
-    ]
-    assert told == ["left out: refused"] * 3
+    monkeypatch.setattr(candidates, "export", refuse)
+    assert made() == ["tiny_onnx"] and told == ["left out: refused"] * 3
+    with pytest.raises(ParityError, match="refused"):
+        made("--precision", "bf16")
     with pytest.raises(PerfError, match="no format serves fp16 on a CPU"):
-        candidates.export_candidates(
-            tiny_request(tmp_path, precision="fp16"), tmp_path, QUIET, told.append
-        )
+        made("--precision", "fp16")
 
 
 @pytest.mark.parametrize("option", ["--p99-ms", "--minutes", "--seconds"])
