@@ -186,7 +186,8 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         "--formats",
         default=default,
         metavar="A,B",
-        help=f"{summaries} (default: {default}); to measure which is the best on this machine, see: python -m perf advise --help",
+        help=f"{summaries} (default: {default}). Which one is the best on this machine is measured "
+        "by `python -m perf advise`",
     )
     add("--precision", choices=tuple(PRECISIONS), help=_precision_help())
     add(
