@@ -250,7 +250,7 @@ class AdviceOutcome:
 
     @property
     def best(self) -> Contestant:
-        """The fastest one."""
+        """The one to serve."""
         return self.contestants[0]
 
     @property

@@ -63,6 +63,18 @@ def test_who_is_over_the_bound_leaves_and_does_not_lead():
         outcome([], [fast, slow], {"fast": 0.0, "slow": 0.0}, 5.0)
 
 
+def test_of_equals_the_one_that_lost_no_accuracy_is_the_best():
+    """As INT8 without VNNI, which runs in floating point."""
+    int8, fp32 = racer("int8", [100.0, 99.0, 101.0]), racer("fp32", [99.0, 101.0, 99.0])
+    losses = {"int8": 0.03, "fp32": 0.0}
+    assert [each.model for each in outcome([], [int8, fp32], losses, None).contestants] == [
+        "fp32",
+        "int8",
+    ]
+    losses["fp32"] = 0.03
+    assert outcome([], [int8, fp32], losses, None).best.model == "int8"
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_the_best_is_found_in_noise(seed):
     """The machine's speed drifts, turns differ by 5 %, and one of ten is disturbed."""
@@ -98,7 +110,7 @@ def test_a_race_ends_with_its_last_racer():
     assert list(race(racers, run, None, lambda line: line, rounds=9)) == [1, 2]
     assert len(racers[1].throughput) == 1
     over = [Racer("a", SETTING)]
-    assert list(race(over, run, 1.0, lambda line: line, rounds=9)) == [1]
+    assert list(race(over, run, 1.0, lambda line: line, rounds=9)) == [1, 2]
 
 
 def test_settings_that_are_the_same_run_once(monkeypatch):
