@@ -87,11 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given and given[0] in commands.COMMANDS:
         return commands.run(given[0], given[1:])
-    parser = _parser()
-    options = parser.parse_args(given)
+    options = parse(given)
     from seresnext101_triton.export.reporting import Reporter
 
-    flags = flags_of(parser)
+    flags = options.flags
     reporter = Reporter(quiet=options.quiet, reword=partial(with_flags, flags=flags))
     try:
         from seresnext101_triton.export.pipeline import export
@@ -123,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Read the options of an export.
+    """Read the options of an export. `flags` has the flag of each parameter, for messages.
 
     Raises:
         SystemExit: An option does not exist. The code is 2.
@@ -153,6 +152,7 @@ def _parser() -> argparse.ArgumentParser:
         "--json", action="store_true", help="print the manifests to standard output"
     )
     parser.add_argument("--quiet", action="store_true", help="print errors only")
+    parser.set_defaults(flags=flags_of(parser))
     return parser
 
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from seresnext101_triton.client.errors import ToolkitError
 from seresnext101_triton.export.cli import request_of
+from seresnext101_triton.export.errors import (
+    BuildError,
+    CalibrationError,
+    ExportError,
+    MissingHardware,
+    ParityError,
+    RangeError,
+)
 from seresnext101_triton.export.formats import FORMATS
 from seresnext101_triton.export.pipeline import export
 from seresnext101_triton.export.reporting import Reporter
@@ -20,6 +27,8 @@ from seresnext101_triton.perf.records import Setting
 # TorchScript. It is a candidate if the options name it.
 _FORMATS = ("torchscript", "onnx", "openvino")
 _INT8 = "int8"
+# What is wrong with one form of the network, or with this machine for it. Other errors are of all.
+_OF_ONE_FORM = (BuildError, CalibrationError, MissingHardware, ParityError, RangeError)
 
 
 def candidates(options: Namespace) -> Iterator[Request]:
@@ -49,15 +58,14 @@ def candidates(options: Namespace) -> Iterator[Request]:
 
 
 def export_candidates(
-    options: Namespace, repository: Path, reporter: Reporter, note: Callable[[str], object]
+    options: Namespace, repository: Path, reporter: Reporter
 ) -> dict[str, Request]:
     """Export every candidate. One that its gate refuses is left out.
 
     Args:
         options: The options of an export. The repository that they name does not change.
         repository: Where the candidates are published.
-        reporter: What is told of the exports.
-        note: A function that is called with a line for each candidate that is left out.
+        reporter: What is told of the exports, and of each candidate that is left out.
 
     Returns:
         For each model that was published, the request that it came from.
@@ -67,13 +75,13 @@ def export_candidates(
         PerfError: The options name a precision that is not served on a CPU.
     """
     made: dict[str, Request] = {}
-    errors: list[ToolkitError] = []
+    errors: list[ExportError] = []
     for candidate in candidates(options):
         try:
             outcomes = export(replace(candidate, repository=repository), reporter)
-        except ToolkitError as error:
+        except _OF_ONE_FORM as error:
             errors.append(error)
-            note(f"left out: {error}")
+            reporter.note(f"left out: {error}")
         else:
             made[outcomes[0].model] = candidate
     if not made:

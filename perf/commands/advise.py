@@ -10,9 +10,11 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from seresnext101_triton.client.output import with_flags
 from seresnext101_triton.perf import console, options
 
 if TYPE_CHECKING:
@@ -89,10 +91,11 @@ def _export_and_advise(arguments: argparse.Namespace, settings: AdviceOptions) -
     from seresnext101_triton.perf.candidates import export_best, export_candidates
 
     exported = parse(arguments.export)
-    reporter = Reporter()
+    arguments.flags = exported.flags | arguments.flags
+    reporter = Reporter(quiet=exported.quiet, reword=partial(with_flags, flags=arguments.flags))
     with tempfile.TemporaryDirectory(prefix="advise-") as folder:
         scratch = Path(folder) / "models"
-        made = export_candidates(exported, scratch, reporter, console.note)
+        made = export_candidates(exported, scratch, reporter)
         record = _race(scratch, arguments, replace(settings, name=exported.name))
     _show(record, arguments)
     if not arguments.dry_run:

@@ -15,13 +15,13 @@ from seresnext101_triton.export.cli import parse
 from seresnext101_triton.export.config import from_text
 from seresnext101_triton.export.errors import OptionError, ParityError
 from seresnext101_triton.export.promotion import BACKUP_FILENAME
+from seresnext101_triton.export.reporting import Reporter
 from seresnext101_triton.perf import advise, candidates, results, tune
 from seresnext101_triton.perf.advise import AdviceOptions, Racer, judge, outcome, race, subjects
 from seresnext101_triton.perf.cli import main
 from seresnext101_triton.perf.errors import PerfError
 from seresnext101_triton.perf.records import AdviceRecord, Setting
 from seresnext101_triton.perf.tables import advice_verdict
-from tests.conftest import QUIET
 
 SETTING = Setting(instances=1, threads=1, max_batch=4, delay_us=0)
 MINE = "mine_torchscript"
@@ -217,7 +217,7 @@ def test_the_candidates_are_what_a_cpu_serves(tmp_path):
         forms("--formats", "onxx")
 
 
-def test_a_candidate_that_its_gate_refuses_is_left_out(tmp_path, monkeypatch):
+def test_a_candidate_that_its_gate_refuses_is_left_out(tmp_path, monkeypatch, capsys):
     exported = type("Outcome", (), {"model": "tiny_onnx"})
 
     def refuse(request, reporter):
@@ -227,15 +227,24 @@ def test_a_candidate_that_its_gate_refuses_is_left_out(tmp_path, monkeypatch):
 
     def made(*arguments: str) -> list[str]:
         options = parse(["--weights", "seeded", *arguments])
-        return list(candidates.export_candidates(options, tmp_path, QUIET, told.append))
+        return list(candidates.export_candidates(options, tmp_path, Reporter()))
 
-    told: list[str] = []
     monkeypatch.setattr(candidates, "export", refuse)
-    assert made() == ["tiny_onnx"] and told == ["left out: refused"] * 3
+    assert made() == ["tiny_onnx"]
+    assert capsys.readouterr().err == "left out: refused\n" * 3
     with pytest.raises(ParityError, match="refused"):
         made("--precision", "bf16")
     with pytest.raises(PerfError, match="no format serves fp16 on a CPU"):
         made("--precision", "fp16")
+
+
+def test_weights_that_are_not_there_are_told_once(tmp_path, capsys):
+    missing = tmp_path / "missing.pth"
+    command = ["advise", "--repository", str(tmp_path / "models")]
+    assert main([*command, "--", "--weights", str(missing)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {missing} does not exist. --weights takes")
+    assert not (tmp_path / "models").exists()
 
 
 @pytest.mark.parametrize("option", ["--p99-ms", "--minutes", "--seconds"])
