@@ -87,17 +87,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given and given[0] in commands.COMMANDS:
         return commands.run(given[0], given[1:])
-    parser = _parser()
-    options = parser.parse_args(given)
+    options = parse(given)
     from seresnext101_triton.export.reporting import Reporter
 
-    flags = flags_of(parser)
+    flags = options.flags
     reporter = Reporter(quiet=options.quiet, reword=partial(with_flags, flags=flags))
     try:
         from seresnext101_triton.export.pipeline import export
 
         started = time.monotonic()
-        request, left_out = _request(options), ""
+        request, left_out = request_of(options), ""
         if options.partial:
             request, left_out = _possible(request)
         outcomes = export(request, reporter)
@@ -122,6 +121,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the options of an export. `flags` has the flag of each parameter, for messages.
+
+    Raises:
+        SystemExit: An option does not exist. The code is 2.
+    """
+    return _parser().parse_args(arguments)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog=as_typed("python -m export"),
@@ -144,6 +152,7 @@ def _parser() -> argparse.ArgumentParser:
         "--json", action="store_true", help="print the manifests to standard output"
     )
     parser.add_argument("--quiet", action="store_true", help="print errors only")
+    parser.set_defaults(flags=flags_of(parser))
     return parser
 
 
@@ -173,7 +182,13 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     )
     summaries = "; ".join(f"{format.name}: {format.summary}" for format in FORMATS.values())
     default = ",".join(DEFAULT_FORMATS)
-    add("--formats", default=default, metavar="A,B", help=f"{summaries} (default: {default})")
+    add(
+        "--formats",
+        default=default,
+        metavar="A,B",
+        help=f"{summaries} (default: {default}). Which one is the best on this machine is measured "
+        "by `python -m perf advise`",
+    )
     add("--precision", choices=tuple(PRECISIONS), help=_precision_help())
     add(
         "--repository",
@@ -408,8 +423,8 @@ def _add_image_input(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _request(options: argparse.Namespace) -> Request:
-    """The options as one validated value.
+def request_of(options: argparse.Namespace) -> Request:
+    """The options of `parse` as one validated value.
 
     Raises:
         OptionError: They do not go together.

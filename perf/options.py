@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -101,9 +102,9 @@ def add_number(
         name: The name of the option, with its dashes.
         default: The value if the option is not given.
         help: The help text without the default.
-        type: The function that reads the value; `float` means seconds.
+        type: The function that reads the value; `above_zero` means seconds.
     """
-    metavar = "S" if type is float else "N"
+    metavar = "S" if type is above_zero else "N"
     help = f"{help} (default: {default:g})"
     parser.add_argument(name, type=type, default=default, metavar=metavar, help=help)
 
@@ -129,6 +130,28 @@ def numbers(text: str) -> tuple[int, ...]:
     except (ValueError, argparse.ArgumentTypeError):
         message = f"{text!r} is not a list of numbers like 1,8,32"
         raise argparse.ArgumentTypeError(message) from None
+
+
+def above_zero(text: str) -> float:
+    """Read a number above 0, for argparse."""
+    if 0 < (value := _number(text)) < math.inf:
+        return value
+    raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
+
+
+def share(text: str) -> float:
+    """Read a number from 0 to 1, for argparse."""
+    if 0 <= (value := _number(text)) <= 1:
+        return value
+    raise argparse.ArgumentTypeError(f"must be a share from 0 to 1, not {text!r}")
+
+
+def _number(text: str) -> float:
+    """The number that a text is; NaN if it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def rounds(text: str) -> int:

@@ -9,7 +9,7 @@ of record is one class here, in the union `Record`, and one function in
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, get_args
 
 from seresnext101_triton.perf.turns import Ratio
@@ -27,6 +27,8 @@ class Machine:
         memory_gb: The memory of the machine, in GiB.
         gpu: The name of the first GPU. It is empty if there is none.
         system: The versions of the kernel and of the C library.
+        units: What the processor has of `vnni`, `bf16` and `amx`, the units that compute INT8 and
+            bfloat16. It is empty in records of older versions, which still are of the same machine.
     """
 
     cpu: str
@@ -34,6 +36,7 @@ class Machine:
     memory_gb: float
     gpu: str
     system: str
+    units: list[str] = field(default_factory=list, compare=False)
 
 
 @dataclass(frozen=True)
@@ -212,6 +215,51 @@ class TuningOutcome:
 
 
 @dataclass(frozen=True)
+class Contestant:
+    """A model with a setting that was compared with others to find the best.
+
+    Attributes:
+        model: The name of the model.
+        setting: The setting.
+        loss: The accuracy that its artifact lost in its gate, as a share.
+        throughput: Images per second of each round.
+        p99_ms: The 99th percentile of the latency in each round, in milliseconds.
+        ratio: Its throughput divided by that of the best, in the rounds that both took part in.
+            None for the best, and for who left after one round.
+        left: Why it cannot be the best; empty if it can.
+    """
+
+    model: str
+    setting: Setting
+    loss: float
+    throughput: list[float]
+    p99_ms: list[float]
+    ratio: Ratio | None
+    left: str
+
+
+@dataclass(frozen=True)
+class AdviceOutcome:
+    """The result of a race.
+
+    Attributes:
+        contestants: The best first, then the others that were not refuted, then the rest.
+    """
+
+    contestants: list[Contestant]
+
+    @property
+    def best(self) -> Contestant:
+        """The one to serve."""
+        return self.contestants[0]
+
+    @property
+    def equals(self) -> list[Contestant]:
+        """Those of which it is not certain that they are slower than the best."""
+        return [each for each in self.contestants[1:] if not each.left]
+
+
+@dataclass(frozen=True)
 class CpuMeasurement:
     """The measured values of every way to run the network on a CPU.
 
@@ -325,6 +373,25 @@ class TuningRecord(TuningOutcome, Circumstances):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdviceRecord(AdviceOutcome, Circumstances):
+    """Which model with which setting is the best on a machine, by `perf advise`.
+
+    Attributes:
+        concurrency: The number of requests in flight, with one image in each.
+        p99_ms: The bound on the latency, in milliseconds. None if there was none.
+        max_loss: The largest loss of accuracy, as a share.
+        refused: A line for each model that did not take part, with the reason.
+    """
+
+    kind: ClassVar[str] = "advice"
+    title: ClassVar[str] = "advice"
+    concurrency: int
+    p99_ms: float | None
+    max_loss: float
+    refused: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class CpuRecord(CpuMeasurement, Circumstances):
     """Every way to run the network on a CPU, by `perf cpu`."""
 
@@ -350,5 +417,5 @@ class PrecisionRecord(Circumstances):
     images_per_second: list[PrecisionThroughput]
 
 
-Record = Point | ComparisonRecord | TuningRecord | CpuRecord | PrecisionRecord
+Record = Point | ComparisonRecord | TuningRecord | AdviceRecord | CpuRecord | PrecisionRecord
 RECORD_TYPES: dict[str, type[Record]] = {each.kind: each for each in get_args(Record)}

@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 from seresnext101_triton.perf import cpu, plots
 from seresnext101_triton.perf.errors import PerfError, ResultsError
 from seresnext101_triton.perf.records import (
+    AdviceRecord,
     ComparisonRecord,
     CpuRecord,
     Point,
@@ -25,6 +26,8 @@ from seresnext101_triton.perf.records import (
 from seresnext101_triton.perf.tables import (
     SPREAD,
     Table,
+    advice_table,
+    advice_verdict,
     comparison_table,
     point_table,
     precision_table,
@@ -189,6 +192,11 @@ def _tuning_sections(record: TuningRecord, _: Path) -> list[Section]:
     return [Section(title, text, tuning_table(record), commands=[record.command])]
 
 
+def _advice_sections(record: AdviceRecord, _: Path) -> list[Section]:
+    text = " ".join(advice_verdict(record))
+    return [Section("The best model", text, advice_table(record), commands=[record.command])]
+
+
 def _cpu_sections(record: CpuRecord, folder: Path) -> list[Section]:
     text = f"Images per second, {SPREAD}: with no server, and served, one image in a request."
     plot = _inline(cpu.draw(record, folder))
@@ -209,6 +217,7 @@ def _precision_sections(record: PrecisionRecord, _: Path) -> list[Section]:
 _SECTIONS: dict[type[Record], Callable[[Any, Path], list[Section]]] = {
     ComparisonRecord: _comparison_sections,
     TuningRecord: _tuning_sections,
+    AdviceRecord: _advice_sections,
     CpuRecord: _cpu_sections,
     PrecisionRecord: _precision_sections,
 }

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from seresnext101_triton.perf.records import (
+    AdviceOutcome,
+    AdviceRecord,
     ComparisonRecord,
+    Contestant,
     Point,
     PrecisionThroughput,
     TuningOutcome,
@@ -80,6 +83,56 @@ def tuning_verdict(outcome: TuningOutcome) -> str:
     if outcome.chosen is None:
         return f"The old configuration stays: the best trial, {gain} its throughput. {trials}"
     return f"The chosen configuration, {gain} the throughput of the old one. {trials}"
+
+
+def advice_table(outcome: AdviceOutcome) -> Table:
+    """One row for each contestant, the best first."""
+    header = ["model", "instances", "threads", "images/s", "p99 ms", "lost accuracy"]
+    return Table(
+        [*header, "ratio to the best, 99 % interval", ""],
+        [_contestant_row(each, outcome.best) for each in outcome.contestants],
+    )
+
+
+def _contestant_row(each: Contestant, best: Contestant) -> list[str]:
+    about = np.median(each.throughput) / np.median(best.throughput)
+    ratio = interval(each.ratio, 2) if each.ratio else f"{about:.2f}"
+    return [
+        each.model,
+        str(each.setting.instances),
+        str(each.setting.threads or "all"),
+        f"{np.median(each.throughput):.1f}",
+        f"{np.median(each.p99_ms):.0f}",
+        f"{each.loss:.1%}" if each.loss else "none",
+        ratio,
+        "the best" if each is best else each.left or "not certainly slower",
+    ]
+
+
+def advice_verdict(record: AdviceRecord) -> list[str]:
+    """What is the best, how certain that is, and what would change it: one sentence each."""
+    best, rounds = record.best, len(record.best.throughput)
+    bound = f" with a p99 of {record.p99_ms:g} ms at most" if record.p99_ms else ""
+    load = f"{record.concurrency} requests in flight, one image in each{bound}"
+    lines = [f"The best for {load}: {best.model} with {best.setting}."]
+    if record.equals:
+        names = ", ".join(
+            f"{each.model} ({each.setting.instances} x {each.setting.threads or 'all'})"
+            for each in record.equals
+        )
+        lines.append(
+            f"After {rounds} rounds it is not certain that these are slower: {names}. More time, "
+            "`--minutes`, tells them apart if they differ."
+        )
+    else:
+        lines.append(
+            f"Every other one is slower with 99 % confidence, or by far, in {rounds} rounds."
+        )
+    lines.append(
+        f"This holds for {record.machine.cpu}, {record.machine.cores} cores. Another processor, a "
+        "GPU, more cores or another load may change it: run the same command there."
+    )
+    return lines
 
 
 def precision_table(results: Sequence[PrecisionThroughput]) -> Table:

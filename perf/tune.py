@@ -142,7 +142,7 @@ class Tuner:
             window_s = self._window_s or generator.window_s(self._load)
 
             def measure(setting: Setting) -> Measurement:
-                self._apply(setting)
+                self.apply(setting)
                 return generator.measure_for(self._load, 3 * window_s)
 
             current, steps = self.current, self._steps()
@@ -171,18 +171,19 @@ class Tuner:
 
     def _grid(self) -> int:
         """The number of trials that all combinations need."""
-        settings = len(list(self._parallelism(self.current)))
+        settings = len(list(self.parallelism(self.current)))
         if not self._batched:
             return settings
         return settings * len(list(self._batches(self.current))) * (1 + len(_DELAYS_US))
 
     def _steps(self) -> Sequence[Step]:
-        instances: Step = ("instances", self._parallelism)
+        instances: Step = ("instances", self.parallelism)
         if not self._batched:
             return (instances,)
         return (instances, ("largest batch", self._batches), ("queue delay", self._delays))
 
-    def _parallelism(self, best: Setting) -> Iterable[Setting]:
+    def parallelism(self, best: Setting) -> list[Setting]:
+        """The same setting with other numbers of instances and threads."""
         if self._gpu:
             return [replace(best, instances=count) for count in _GPU_INSTANCES]
         cores = usable_cores()
@@ -222,7 +223,8 @@ class Tuner:
             warmup.name, warmup.batch_size = f"batch {largest}", largest
         return changed
 
-    def _apply(self, setting: Setting) -> None:
+    def apply(self, setting: Setting) -> None:
+        """Let the server load the model with a setting. The repository does not change."""
         changed = self._config_with(setting)
         text = json_format.MessageToJson(changed, preserving_proto_field_name=True)
         with triton.InferenceServerClient(self._server.url) as client:

@@ -411,7 +411,11 @@ class Server:
         return self.plain(reason)
 
     def _arguments(self) -> list[str]:
+        # To ask a backend to complete a config takes a process for each model, and a second.
+        may_get_models = self.follow or "model-repository" not in self._restricted
+        is_complete = not may_get_models and self.view.is_complete()
         return [
+            *(["--disable-auto-complete-config"] if is_complete else []),
             f"--model-repository={self.launch.models_folder}",
             "--model-control-mode=explicit",
             "--load-model=*",

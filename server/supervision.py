@@ -18,6 +18,9 @@ from seresnext101_triton.server.process import ending
 from seresnext101_triton.server.stubs import Stub, StubWatch, is_waited_for
 
 READY, LOADING = "READY", "LOADING"  # states of a version in Triton's index
+# Triton itself may have ended a stub of which is only known that it is gone. It counts as missing
+# if it still is after this time: the kernel's list of processes may lack one just started.
+_MISSED_AFTER_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -241,7 +244,10 @@ class Supervisor:
             if stub.exit_status is not None and state in (LOADING, READY):
                 self._unsettled.append((stub, since))
         elif state == READY and self._is_missing(stub):
-            self._load_again(stub)
+            if stub.exit_status is None and time.monotonic() - since < _MISSED_AFTER_S:
+                self._unsettled.append((stub, since))
+            else:
+                self._load_again(stub)
         return False
 
     def _load_again(self, stub: Stub) -> None:

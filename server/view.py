@@ -72,6 +72,14 @@ class View:
                 (entry / path.name).symlink_to(path)
         self._enter(name, entry)
 
+    def is_complete(self) -> bool:
+        """Whether the config of every model that is shown names its input and its output."""
+        try:
+            configs = [read_config(entry) for entry in self._models.iterdir()]
+        except (OSError, ValueError):  # the server will say what is wrong
+            return False
+        return all(config.input and config.output for config in configs)
+
     def hide(self, name: str) -> None:
         """Remove the entry of a model."""
         self._forget(name)

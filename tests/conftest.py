@@ -53,6 +53,28 @@ for _number in (signal.SIGHUP, signal.SIGQUIT):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, lambda *_: None)
 
+# Files of tests that take a minute or two. They begin first, so that at the end no process of
+# `make test` works alone.
+LONG = (
+    "tests/test_docs.py",
+    "tests/test_demo.py",
+    "tests/export/test_faults.py",
+    "tests/export/test_quantization.py",
+    "tests/server/test_supervision.py",
+    "tests/export/test_gate_mutants.py",
+    "tests/server/test_launcher.py",
+    "tests/server/test_following.py",
+    "tests/perf/test_tune.py",
+    "tests/perf/test_cpu.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of long files first."""
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.location[0], len(LONG)))
+
+
 TINY = ARCHITECTURES["se-resnext-tiny"]
 PREPROCESSING = Preprocessing(resize=72, crop=64)
 FREE_PORTS = Ports(grpc=0, http=0, metrics=0)

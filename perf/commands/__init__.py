@@ -18,6 +18,7 @@ COMMANDS = (
     "cpu",
     "crops",
     "tune",
+    "advise",
     "report",
     "overhead",
     "inputs",

@@ -40,11 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_number(
         parser, "--rounds", 8, "turns of each contestant, two at least", options.rounds
     )
-    options.add_number(parser, "--seconds", 6.0, "the duration of one turn", float)
+    options.add_number(parser, "--seconds", 6.0, "the duration of one turn", options.above_zero)
     options.add_architecture(parser, "--peer-architecture")
     parser.add_argument(
         "--fail-under",
-        type=float,
+        type=options.above_zero,
         metavar="RATIO",
         help="exit with code 1 if a ratio is certainly below this",
     )

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_number(
         parser, "--rounds", 4, "turns of each contestant, two at least", options.rounds
     )
-    options.add_number(parser, "--seconds", 5.0, "the duration of one turn", float)
+    options.add_number(parser, "--seconds", 5.0, "the duration of one turn", options.above_zero)
     options.add_architecture(parser)
     options.add_repository(parser)
     options.add_results(parser)

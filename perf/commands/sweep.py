@@ -32,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="measure each load through system shared memory too",
     )
-    options.add_number(parser, "--window", 1.0, "the shortest measurement window", float)
+    options.add_number(
+        parser, "--window", 1.0, "the shortest measurement window", options.above_zero
+    )
     parser.add_argument(
         "--again", action="store_true", help="measure the loads that are stored already, too"
     )

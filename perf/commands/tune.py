@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="the name of the model")
     parser.add_argument(
         "--p99-ms",
-        type=float,
+        type=options.above_zero,
         metavar="MS",
         help="the bound on the 99th percentile of the latency (default: none)",
     )
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--window",
-        type=float,
+        type=options.above_zero,
         metavar="S",
         help="the measurement window; a trial has three (default: about 25 requests of one client)",
     )

@@ -25,7 +25,7 @@ import trustme
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from seresnext101_triton.client import Tls, TransportOptions
+from seresnext101_triton.client import Tls, TransportOptions, probe
 from seresnext101_triton.client.cli import main
 from seresnext101_triton.client.connection import AsyncConnection, Connection
 from seresnext101_triton.client.contract import OutputKind, Preprocessing
@@ -290,8 +290,14 @@ STRANGERS = {
 }
 
 
+@pytest.fixture
+def short_probe(monkeypatch):
+    """Do not wait for a second whether a stranger speaks another protocol: none of them does."""
+    monkeypatch.setattr(probe, "_TIMEOUT_S", 0.1)
+
+
 @pytest.mark.parametrize("name", STRANGERS)
-def test_a_server_that_is_not_triton(name):
+def test_a_server_that_is_not_triton(name, short_probe):
     content, expected, message = STRANGERS[name]
     with (
         answering(always(content)) as (url, _),
@@ -307,7 +313,7 @@ def test_a_server_that_is_not_triton(name):
 
 
 @pytest.mark.parametrize("name", STRANGERS)
-def test_asyncio_says_the_same_of_a_server_that_is_not_triton(name):
+def test_asyncio_says_the_same_of_a_server_that_is_not_triton(name, short_probe):
     """Word for word: the two transports share everything but the stream of bytes."""
     content = STRANGERS[name][0]
     questions = {question: QUESTIONS[question] for question in ("is_ready", "server", "infer_top")}

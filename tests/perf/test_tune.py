@@ -70,7 +70,7 @@ def test_what_is_chosen_is_written_served_and_undone(own, capsys):
     with serving(own, ["tiny_onnx"], allow=["model-repository"]) as running:
         tuner = Tuner(running, own, Load("tiny_onnx"), None)
         assert tuner.current == Setting(1, 0, 4, 0)
-        tuner._apply(setting)  # what is measured is what the server has, before it is written
+        tuner.apply(setting)  # what is measured is what the server has, before it is written
         with Connection(running.url) as connection:
             served = connection.config("tiny_onnx")
         assert (served.instance_group[0].count, served.max_batch_size) == (2, 2)
@@ -227,18 +227,18 @@ def test_instances_share_the_cores(changed, monkeypatch, cores, expected):
     monkeypatch.setattr(tune, "usable_cores", lambda: cores)
     tuner = changed()
     best = Setting(instances=9, threads=9, max_batch=3, delay_us=7)
-    settings = list(tuner._parallelism(best))
+    settings = list(tuner.parallelism(best))
     assert [(setting.instances, setting.threads) for setting in settings] == expected
     assert {(setting.max_batch, setting.delay_us) for setting in settings} == {(3, 7)}
     tuner._thread_parameter = ""  # a format that has none
-    assert {setting.threads for setting in tuner._parallelism(best)} == {0}
+    assert {setting.threads for setting in tuner.parallelism(best)} == {0}
 
 
 def test_on_a_gpu_only_instances_are_asked(changed):
     def on_gpu(config) -> None:
         config.instance_group[0].kind = config.instance_group[0].KIND_GPU
 
-    settings = list(changed(on_gpu)._parallelism(START))
+    settings = list(changed(on_gpu).parallelism(START))
     assert settings == [replace(START, instances=count) for count in (1, 2, 3, 4)]
 
 
@@ -362,7 +362,7 @@ def test_a_search_confirms_what_it_found_by_turns(changed, monkeypatch, window_s
     told: list[Trial] = []
     tuner = changed(bound=25.0, window_s=window_s)
     tuner._server = MeasuredServer("127.0.0.1:1", "elsewhere:2", None)
-    monkeypatch.setattr(tuner, "_apply", recorded.applied.append)
+    monkeypatch.setattr(tuner, "apply", recorded.applied.append)
     tuning = tuner.search(3, told.append)
     assert tuning.trials == told and recorded.applied[: len(told)] == [
         trial.setting for trial in told
@@ -386,7 +386,7 @@ def test_a_search_that_finds_nothing_confirms_nothing(changed, monkeypatch):
     monkeypatch.setattr(tune, "LoadGenerator", recorded)
     tuner = changed(bound=15.0)
     tuner._server = MeasuredServer("127.0.0.1:1", "elsewhere:2", None)
-    monkeypatch.setattr(tuner, "_apply", recorded.applied.append)
+    monkeypatch.setattr(tuner, "apply", recorded.applied.append)
     tuning = tuner.search(3)
     assert tuning.confirmed is None and tuning.chosen is None and tuning.best is tuning.trials[0]
     assert tuning.grid == tuner._grid() and len(recorded.turns) == len(tuning.trials)

@@ -30,6 +30,10 @@ from tests.waiting import until
 
 FREE = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
 CONVOLUTION = 'platform: "onnxruntime_onnx"'
+COMPLETE = f"""{CONVOLUTION}  max_batch_size: 4
+input {{ name: "INPUT__0" data_type: TYPE_FP32 dims: [3, 4, 4] }}
+output {{ name: "OUTPUT__0" data_type: TYPE_FP32 dims: [2, 2, 2] }}
+"""
 
 
 @pytest.fixture
@@ -287,6 +291,30 @@ def test_only_the_models_that_were_named_are_served(small, capfd):
     assert (
         "holds no exported model nothing: choose from broken, convolution" in capfd.readouterr().err
     )
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "asks"),
+    [
+        (COMPLETE, {}, False),
+        (CONVOLUTION, {}, True),
+        (COMPLETE, {"follow": True}, True),  # a model that comes later may lack something
+        (COMPLETE, {"allow": ["model-repository"]}, True),
+    ],
+)
+def test_backends_are_asked_to_complete_configs_only_if_one_may_need_it(
+    small, config, options, asks
+):
+    """To ask takes Triton a process for each model, and a second."""
+    (small / "convolution" / "config.pbtxt").write_text(config)
+    server = Server(small, ports=FREE_PORTS, **options)
+    try:
+        server.start()
+        assert until(lambda: (Path(f"/proc/{server.pid}/exe").readlink().name) == "tritonserver")
+        command = Path(f"/proc/{server.pid}/cmdline").read_text().split("\0")
+    finally:
+        server.stop()
+    assert ("--disable-auto-complete-config" not in command) == asks
 
 
 def test_the_log_can_be_asked_for(small):
