@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,15 +91,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from seresnext101_triton.export.reporting import Reporter
 
     flags = flags_of(parser)
-    reporter = Reporter(quiet=options.quiet, reword=partial(with_flags, flags=flags))
     try:
         from seresnext101_triton.export.pipeline import export
+        from seresnext101_triton.export.sharing import opened
 
         started = time.monotonic()
         request, left_out = _request(options), ""
         if options.partial:
             request, left_out = _possible(request)
-        outcomes = export(request, reporter)
+        with opened(options.repository) as place:
+            reporter = Reporter(
+                quiet=options.quiet, reword=lambda text: place.shown(with_flags(text, flags))
+            )
+            outcomes = export(replace(request, repository=place.folder), reporter)
     except ToolkitError as error:
         interruption.check()  # an interrupted import or callback may look like any error
         return report(error, flags)
@@ -115,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     conclude(outcomes, reporter, time.monotonic() - started)
     if options.json:
-        print(json.dumps([outcome.to_json() for outcome in outcomes], indent=2))
+        print(place.shown(json.dumps([outcome.to_json() for outcome in outcomes], indent=2)))
     if left_out:
         print(left_out, file=sys.stderr)
         return 3
@@ -129,7 +132,12 @@ def request_of(arguments: Sequence[str]) -> Request:
         OptionError: Two options do not go together.
         SystemExit: An option does not exist. The code is 2.
     """
-    return _request(_parser().parse_args(arguments))
+    options = _parser().parse_args(arguments)
+    if "://" in options.repository:
+        from seresnext101_triton.export.errors import OptionError
+
+        raise OptionError("`repository` must be a folder of this machine here")
+    return _request(options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -187,10 +195,10 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     add("--precision", choices=tuple(PRECISIONS), help=_precision_help())
     add(
         "--repository",
-        type=Path,
-        default=Path("model_repository"),
-        metavar="DIR",
-        help="default: model_repository",
+        default="model_repository",
+        metavar="DIR|URL",
+        help="a folder, or s3://BUCKET/PATH, gs://BUCKET/PATH, az://CONTAINER/PATH "
+        "(default: model_repository)",
     )
     add(
         "--name",
@@ -433,7 +441,7 @@ def _request(options: argparse.Namespace) -> Request:
     names = filter(None, options.formats.split(","))
     return Request(
         weights=options.weights,
-        repository=options.repository,
+        repository=Path(options.repository),
         formats=tuple(configured.get(name, name) for name in names),
         precision=options.precision,
         quantization=_quantization(options),

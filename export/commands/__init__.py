@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import Protocol, cast
 
 from seresnext101_triton import as_typed
@@ -55,15 +54,18 @@ def run(name: str, arguments: Sequence[str]) -> int:
     command.add_arguments(parser)
     parser.add_argument(
         "--repository",
-        type=Path,
-        default=Path("model_repository"),
-        metavar="DIR",
-        help="default: model_repository",
+        default="model_repository",
+        metavar="DIR|URL",
+        help="a folder, or s3://BUCKET/PATH (default: model_repository)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args(arguments)
+    from seresnext101_triton.export.sharing import opened
+
     try:
-        return command.run(options)
+        with opened(options.repository) as place:
+            options.repository = place.folder
+            return command.run(options)
     except ToolkitError as error:
         return report(error, flags_of(parser))
 
