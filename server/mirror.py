@@ -123,9 +123,13 @@ class Mirror:
         self._home = _caches() / place
         self.root = self._home / "models"
         self._record = self._home / "index.json"
+        origin = self._home / "origin"
         try:
             self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
-            (self._home / "origin").write_text(f"{purpose} {self.url}", encoding="utf-8")
+            if not origin.exists():
+                written = self._home / f".origin-{os.getpid()}"
+                written.write_text(f"{purpose} {self.url}", encoding="utf-8")
+                written.rename(origin)
         except OSError as error:
             raise StoreError(f"{self._home} cannot be written: {error.strerror}") from None
 

@@ -40,6 +40,7 @@ def folder_of(
         return
     mirror = Mirror(name, PURPOSE)
     try:
+        say(f"fetching {mirror.url} ...")
         needed = _Needed(mirror, only)
         _, mark = mirror.pull(needed.versions)
         if not follow:

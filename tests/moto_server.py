@@ -12,7 +12,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 
-class Quiet(WSGIRequestHandler):
+class Quiet(WSGIRequestHandler):  # type: ignore[misc]
     """Answers without a log."""
 
     def log(self, *_: object, **__: object) -> None:

@@ -155,8 +155,7 @@ def test_an_index_that_has_changed_is_not_replaced(url, monkeypatch):
             with Repository(place.folder).changing() as publication:
                 publication.stage(MODEL).write("labels.txt", "late\n")
                 publication.publish()
-                found = Store(url).read(INDEX)
-                other = Index.of(found.content, url)
+                other = index_of(objects(url))
                 Store(url).write(INDEX, Index(99, other.files, other.texts).to_bytes())
     found = objects(url)
     assert found[f"{MODEL}/labels.txt"] == b"old\n"

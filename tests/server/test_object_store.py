@@ -54,7 +54,7 @@ def test_the_command_line_serves_a_url_and_names_it_in_errors(s3, capsys):
 
 
 def test_the_image_reads_the_store_itself(s3, capsys, monkeypatch):
-    monkeypatch.setattr(cli.shutil, "which", lambda program: None)
+    monkeypatch.setattr("shutil.which", lambda program: None)
     assert cli.main(["--repository", URL, "--ngc"]) == 69
     line = capsys.readouterr().out
     endpoint = s3["AWS_ENDPOINT_URL"]
