@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from seresnext101_triton.client.output import say
 from seresnext101_triton.export.errors import RepositoryError
 from seresnext101_triton.server.errors import StoreError
 from seresnext101_triton.server.process import stat_fields
@@ -25,6 +26,7 @@ from seresnext101_triton.server.store import Store
 LEASE = ".lease.json"
 LEASE_S = 30.0
 _POLL_S = 0.5
+_SAY_AFTER_S = 3.0
 _STARTED = 19  # the field `starttime` of proc_pid_stat(5), counted from the third
 
 
@@ -60,7 +62,8 @@ class Lease:
             RepositoryError: Another process still has it.
             StoreError: The store cannot be used.
         """
-        deadline = time.monotonic() + wait_s
+        started = time.monotonic()
+        is_said = False
         seen: Mapping[str, Any] | None = None
         since = 0.0
         while True:
@@ -80,12 +83,14 @@ class Lease:
                 if self._mark is not None:
                     self._keep()
                     return pending
-            elif time.monotonic() >= deadline:
+            elif time.monotonic() - started >= wait_s:
                 raise RepositoryError(
                     f"{self._store.url}: another process has been changing it for {wait_s:.0f} s "
-                    f"(on {holder.get('host')}, process {holder.get('pid')}); "
-                    "run again when it has finished"
+                    f"({_named(holder)}); run again when it has finished"
                 )
+            elif time.monotonic() - started >= _SAY_AFTER_S and not is_said:
+                say(f"{self._store.url}: waiting for another process ({_named(holder)})")
+                is_said = True
             time.sleep(_POLL_S)
 
     def note(self, pending: Sequence[str]) -> None:
@@ -120,7 +125,8 @@ class Lease:
         if self._thread is not None:
             self._thread.join()
         if self._mark is not None and finished:
-            with suppress(StoreError):  # the next one takes it over
+            with suppress(RepositoryError, StoreError):  # another one has taken it over, or will
+                self._renew()
                 self._store.remove(LEASE)
         self._mark = None
 
@@ -149,6 +155,10 @@ class Lease:
         self._beats += 1
         content = {"holder": self._holder, "beat": self._beats, "pending": list(self._pending)}
         return json.dumps(content, indent=1).encode()
+
+
+def _named(holder: Mapping[str, Any]) -> str:
+    return f"on {holder.get('host')}, process {holder.get('pid')}"
 
 
 def _read(content: bytes) -> tuple[dict[str, Any], list[str]]:

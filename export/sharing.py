@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from seresnext101_triton.client.errors import ToolkitError
+from seresnext101_triton.client.output import say
 from seresnext101_triton.export import interruption
 from seresnext101_triton.export.config import from_text
 from seresnext101_triton.export.errors import RepositoryError
@@ -44,6 +45,7 @@ from seresnext101_triton.server.versions import (
 )
 
 _PURPOSE = "exports"
+_LONGEST_UPLOAD_S = 600.0  # for which another exporter is waited
 _TEXTS = (CONFIG_FILENAME, LABELS_FILENAME, BACKUP_FILENAME, MANIFEST_FILENAME)
 _SHORT = 1 << 16  # bytes: other texts in a version that are in the index
 
@@ -128,15 +130,19 @@ class SharedChange(FolderLock):
         self._finished = True
 
     def take(self, wait_s: float = 0.0) -> None:
-        super().take(wait_s)
+        super().take(_LONGEST_UPLOAD_S)
         if self._lease is not None:
             return
         lease = Lease(self._mirror.store)
-        left = lease.take(wait_s)
+        left = lease.take(_LONGEST_UPLOAD_S)
         self._lease, self._finished = lease, left is None
         self._index, self._mark = self._mirror.pull()
         if left is not None:
             self._clean(left)
+            say(
+                f"{self._mirror.url}: an earlier change did not come to its end; what it left was "
+                "removed, or completed if its versions were in the index"
+            )
         self._mirror.forget()
 
     def share(self) -> None:

@@ -255,11 +255,15 @@ def _serve(options: argparse.Namespace) -> int:
     from seresnext101_triton.server.syncing import folder_of
 
     tell, note = _writer(options)
-    with folder_of(options.repository, options.only, follow=options.follow, say=tell) as folder:
-        server = _kept(options, folder, tell, note)
-        with end_signals() as signals:
-            tell(f"loading {options.repository} ...")
-            return Session(server, signals, tell).run(options.command)
+    try:
+        with folder_of(options.repository, options.only, follow=options.follow, say=tell) as folder:
+            server = _kept(options, folder, tell, note)
+            with end_signals() as signals:
+                tell(f"loading {options.repository} ...")
+                return Session(server, signals, tell).run(options.command)
+    except KeyboardInterrupt:  # while it was fetched
+        tell("stopped")
+        return 0
 
 
 def _kept(
