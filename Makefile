@@ -19,7 +19,7 @@ TORCH_PAGE = $(and $(filter cpu,$(DEVICE)),$(TORCH_INDEX),$(TORCH_INDEX:/=)/torc
 BINDINGS := 10:tensorrt_cu12_bindings==10.16.1.11 11:tensorrt_cu13_bindings==11.1.0.106
 
 # The files of the tests are shared out to one process more than there are cores, four at most: half of
-# their time, tests wait for servers. They stay in the order of `testpaths`, the longest first.
+# their time, tests wait for servers. They stay in the order of tests/conftest.py, the longest first.
 SHARED_OUT = --numprocesses $(shell expr $$(nproc) + 1) --maxprocesses 4 --max-worker-restart 0 --dist loadfile --no-loadscope-reorder
 
 # Makes the mutants of `make mutants`.

@@ -86,17 +86,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given and given[0] in commands.COMMANDS:
         return commands.run(given[0], given[1:])
-    parser = _parser()
-    options = parser.parse_args(given)
+    options = parse(given)
     from seresnext101_triton.export.reporting import Reporter
 
-    flags = flags_of(parser)
+    flags = options.flags
     try:
         from seresnext101_triton.export.pipeline import export
         from seresnext101_triton.export.sharing import opened
 
         started = time.monotonic()
-        request, left_out = _request(options), ""
+        request, left_out = request_of(options), ""
         if options.partial:
             request, left_out = _possible(request)
         with opened(options.repository) as place:
@@ -125,19 +124,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def request_of(arguments: Sequence[str]) -> Request:
-    """The request that a command line without a command stands for.
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the options of an export. `flags` has the flag of each parameter, for messages.
 
     Raises:
-        OptionError: Two options do not go together.
         SystemExit: An option does not exist. The code is 2.
     """
-    options = _parser().parse_args(arguments)
-    if "://" in options.repository:
-        from seresnext101_triton.export.errors import OptionError
-
-        raise OptionError("`repository` must be a folder of this machine here")
-    return _request(options)
+    return _parser().parse_args(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -162,6 +155,7 @@ def _parser() -> argparse.ArgumentParser:
         "--json", action="store_true", help="print the manifests to standard output"
     )
     parser.add_argument("--quiet", action="store_true", help="print errors only")
+    parser.set_defaults(flags=flags_of(parser))
     return parser
 
 
@@ -191,7 +185,13 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     )
     summaries = "; ".join(f"{format.name}: {format.summary}" for format in FORMATS.values())
     default = ",".join(DEFAULT_FORMATS)
-    add("--formats", default=default, metavar="A,B", help=f"{summaries} (default: {default})")
+    add(
+        "--formats",
+        default=default,
+        metavar="A,B",
+        help=f"{summaries} (default: {default}). Which one is the best on this machine is measured "
+        "by `python -m perf advise`",
+    )
     add("--precision", choices=tuple(PRECISIONS), help=_precision_help())
     add(
         "--repository",
@@ -426,8 +426,8 @@ def _add_image_input(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _request(options: argparse.Namespace) -> Request:
-    """The options as one validated value.
+def request_of(options: argparse.Namespace) -> Request:
+    """The options of `parse` as one validated value.
 
     Raises:
         OptionError: They do not go together.

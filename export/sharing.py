@@ -130,11 +130,12 @@ class SharedChange(FolderLock):
         self._finished = True
 
     def take(self, wait_s: float = 0.0) -> None:
-        super().take(_LONGEST_UPLOAD_S)
+        wait_s = max(wait_s, _LONGEST_UPLOAD_S)
+        super().take(wait_s)
         if self._lease is not None:
             return
         lease = Lease(self._mirror.store)
-        left = lease.take(_LONGEST_UPLOAD_S)
+        left = lease.take(wait_s)
         self._lease, self._finished = lease, left is None
         self._index, self._mark = self._mirror.pull()
         if left is not None:

@@ -250,7 +250,7 @@ def judge(running: Sequence[Racer], p99_ms: float | None) -> Racer:
             racer.ratio = ratio_of(racer.throughput, leader.throughput)
         least = _FAR_BEHIND if rounds > 1 else _FAR_BEHIND_AFTER_ONE
         is_far_behind = max(racer.throughput) < least * min(leader.throughput)
-        if p99_ms is not None and min(racer.p99_ms) > p99_ms:
+        if p99_ms is not None and rounds > 1 and min(racer.p99_ms) > p99_ms:
             racer.left = f"p99 over {p99_ms:g} ms"
         elif is_far_behind or (racer.ratio and racer.ratio.high < 1):
             racer.left = f"slower after {rounds} round{'s' if rounds > 1 else ''}"
@@ -262,6 +262,9 @@ def outcome(
     early: Sequence[Racer], racers: Sequence[Racer], losses: dict[str, float], p99_ms: float | None
 ) -> AdviceOutcome:
     """What a race has shown.
+
+    The best of those that are left, none of which is certainly slower than the leader, is the one
+    that lost the least accuracy. Of several, it is the fastest.
 
     Args:
         early: Those who left before other settings were tried.
@@ -280,10 +283,9 @@ def outcome(
             f" with {np.median(nearest.p99_ms):.0f} ms: allow more with `p99_ms`, or send fewer "
             "requests at once with `concurrency`"
         )
-    ordered = sorted(
-        (*racers, *early), key=lambda racer: (racer in finishers, racer.speed), reverse=True
-    )
-    best, *others = ordered
+    best = min(finishers, key=lambda racer: (losses[racer.model], -racer.speed))
+    others = [racer for racer in (*racers, *early) if racer is not best]
+    others.sort(key=lambda racer: (racer in finishers, racer.speed), reverse=True)
     for racer in others:
         common = min(len(racer.throughput), len(best.throughput))
         if racer not in early and common >= _LEAST_ROUNDS:
@@ -299,7 +301,7 @@ def outcome(
             racer.ratio,
             racer.left or ("" if _keeps(racer, p99_ms) else f"p99 over {p99_ms:g} ms"),
         )
-        for racer in ordered
+        for racer in (best, *others)
     ]
     return AdviceOutcome(rows)
 

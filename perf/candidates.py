@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from argparse import Namespace
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from seresnext101_triton.client.errors import ToolkitError
-from seresnext101_triton.export.format import Format
+from seresnext101_triton.export.cli import request_of
+from seresnext101_triton.export.errors import (
+    BuildError,
+    CalibrationError,
+    ExportError,
+    MissingHardware,
+    ParityError,
+    RangeError,
+)
 from seresnext101_triton.export.formats import FORMATS
 from seresnext101_triton.export.pipeline import export
 from seresnext101_triton.export.reporting import Reporter
@@ -16,63 +24,71 @@ from seresnext101_triton.perf.errors import PerfError
 from seresnext101_triton.perf.records import Setting
 
 # To compile a package of AOTInductor takes longer than all the others, and it is as fast as
-# TorchScript. It is a candidate if the request names it.
+# TorchScript. It is a candidate if the options name it.
 _FORMATS = ("torchscript", "onnx", "openvino")
 _INT8 = "int8"
+# What is wrong with one form of the network, or with this machine for it. Other errors are of all.
+_OF_ONE_FORM = (BuildError, CalibrationError, MissingHardware, ParityError, RangeError)
 
 
-def candidates(request: Request) -> Iterator[Request]:
-    """The request, once for each format and precision that is worth serving on a CPU.
+def candidates(options: Namespace) -> Iterator[Request]:
+    """A request for each format and precision that is worth serving on a CPU.
 
-    INT8 needs images to calibrate with. A precision that the request names is the only one.
+    INT8 needs images to calibrate with. A precision that the options name is the only one.
+
+    Args:
+        options: The options of an export, from `seresnext101_triton.export.cli.parse`.
+
+    Raises:
+        OptionError: Two options do not go together, or a format is unknown.
     """
-    named = [each if isinstance(each, Format) else FORMATS[each] for each in request.formats]
-    formats = {each.name: each for each in (*(FORMATS[name] for name in _FORMATS), *named)}
-    for form in formats.values():
-        for precision in form.cpu_precisions:
-            quantization = request.quantization if precision.name == _INT8 else None
-            if request.precision not in (None, precision.name):
+    for name in dict.fromkeys((*_FORMATS, *filter(None, options.formats.split(",")))):
+        if name not in FORMATS:
+            request_of(options)  # raises the error that names the formats
+            continue
+        for precision in FORMATS[name].cpu_precisions:
+            if options.precision not in (None, precision.name):
                 continue
-            if precision.name == _INT8 and quantization is None:
+            changes = {"formats": name, "precision": precision.name}
+            if precision.name != _INT8:
+                changes |= {action.dest: action.default for action in options.of_int8}
+            elif options.calibration is None and options.precision is None:
                 continue
-            yield replace(
-                request, formats=(form,), precision=precision.name, quantization=quantization
-            )
+            yield request_of(Namespace(**vars(options) | changes))
 
 
 def export_candidates(
-    request: Request, repository: Path, reporter: Reporter, note: Callable[[str], object]
+    options: Namespace, repository: Path, reporter: Reporter
 ) -> dict[str, Request]:
     """Export every candidate. One that its gate refuses is left out.
 
     Args:
-        request: What to export. Its own repository does not change.
+        options: The options of an export. The repository that they name does not change.
         repository: Where the candidates are published.
-        reporter: What is told of the exports.
-        note: A function that is called with a line for each candidate that is left out.
+        reporter: What is told of the exports, and of each candidate that is left out.
 
     Returns:
         For each model that was published, the request that it came from.
 
     Raises:
         ToolkitError: None could be exported. It is the error of the first.
-        PerfError: The request names a precision that is not served on a CPU.
+        PerfError: The options name a precision that is not served on a CPU.
     """
     made: dict[str, Request] = {}
-    errors: list[ToolkitError] = []
-    for candidate in candidates(request):
+    errors: list[ExportError] = []
+    for candidate in candidates(options):
         try:
             outcomes = export(replace(candidate, repository=repository), reporter)
-        except ToolkitError as error:
+        except _OF_ONE_FORM as error:
             errors.append(error)
-            note(f"left out: {error}")
+            reporter.note(f"left out: {error}")
         else:
             made[outcomes[0].model] = candidate
     if not made:
         raise (
             errors[0]
             if errors
-            else PerfError(f"no format serves {request.precision} on a CPU: leave `precision` out")
+            else PerfError(f"no format serves {options.precision} on a CPU: leave `precision` out")
         )
     return made
 

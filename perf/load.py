@@ -162,10 +162,7 @@ class LoadGenerator:
                 f"{limit_s:.0f} s, and was killed. Restart the server, and run again to go on"
             )
         shares = before.shares(_Clocks.read(), os.cpu_count() or 1)
-        rows = []
-        if table.exists():
-            with table.open(encoding="utf-8", newline="") as file:
-                rows = list(csv.DictReader(file))
+        rows = _rows(table) if table.exists() else []
         if not rows:
             raise _failure(done, load)
         return _measurement(rows[0], load.batch // counted, stable, shares)
@@ -280,6 +277,11 @@ def _options(load: Load, url: str, counted: int, window_s: float, agreement: int
     milliseconds = round(window_s * 1000)
     windows = ["-s", agreement, "-r", _MAX_WINDOWS, "--measurement-interval", milliseconds]
     return [str(part) for part in (*target, *level, *memory, *windows)]
+
+
+def _rows(table: Path) -> list[dict[str, str]]:
+    with table.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _measurement(

@@ -13,6 +13,11 @@ import psutil
 
 from seresnext101_triton.perf.records import Circumstances, Machine
 
+_UNITS = {
+    "vnni": {"avx512_vnni", "avx_vnni"},
+    "bf16": {"avx512_bf16"},
+    "amx": {"amx_int8", "amx_bf16"},
+}
 _PACKAGES = ("torch", "onnxruntime", "tensorrt", "tritonclient", "nvidia-pytriton", "numpy")
 
 
@@ -23,6 +28,7 @@ def this_machine() -> Machine:
         cores=len(os.sched_getaffinity(0)),
         memory_gb=round(psutil.virtual_memory().total / 2**30, 1),
         gpu=_gpu(),
+        units=units(_cpuinfo("flags")),
         system=f"Linux {platform.release()}, glibc {platform.libc_ver()[1]}",
     )
 
@@ -43,9 +49,20 @@ def circumstances(command: str) -> Circumstances:
 
 
 def _cpu() -> str:
+    return _cpuinfo("model name") or platform.machine()
+
+
+def units(flags: str) -> list[str]:
+    """The units for INT8 and bfloat16 that are among the flags of /proc/cpuinfo."""
+    found = set(flags.split())
+    return [name for name, signs in _UNITS.items() if found & signs]
+
+
+def _cpuinfo(key: str) -> str:
+    """The value of the first processor; empty if the kernel does not tell it."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
+    pairs = (line.partition(":") for line in lines)
+    return next((value.strip() for name, _, value in pairs if name.strip() == key), "")
 
 
 def _gpu() -> str:

@@ -9,7 +9,7 @@ of record is one class here, in the union `Record`, and one function in
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, get_args
 
 from seresnext101_triton.perf.turns import Ratio
@@ -27,6 +27,8 @@ class Machine:
         memory_gb: The memory of the machine, in GiB.
         gpu: The name of the first GPU. It is empty if there is none.
         system: The versions of the kernel and of the C library.
+        units: What the processor has of `vnni`, `bf16` and `amx`, the units that compute INT8 and
+            bfloat16. It is empty in records of older versions, which still are of the same machine.
     """
 
     cpu: str
@@ -34,6 +36,7 @@ class Machine:
     memory_gb: float
     gpu: str
     system: str
+    units: list[str] = field(default_factory=list, compare=False)
 
 
 @dataclass(frozen=True)
@@ -247,7 +250,7 @@ class AdviceOutcome:
 
     @property
     def best(self) -> Contestant:
-        """The fastest one."""
+        """The one to serve."""
         return self.contestants[0]
 
     @property

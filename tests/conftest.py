@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from seresnext101_triton.client.contract import PIXELS, OutputKind, Preprocessing
 from seresnext101_triton.export.network import ARCHITECTURES
@@ -34,9 +34,13 @@ from seresnext101_triton.server.ports import Ports
 from tests.trained import Trained, digits_in
 
 # The default profile runs the same examples every time, so that a failure is due to the change that
-# is tested; `make fuzz` searches for new ones. No example has a time limit.
+# is tested; `make fuzz` searches for new ones, and `make mutants` asks only whether one fails. No
+# example has a time limit.
 settings.register_profile("default", deadline=None, derandomize=True)
 settings.register_profile("fuzz", deadline=None, print_blob=True)
+settings.register_profile(
+    "mutants", settings.get_profile("default"), phases=(Phase.explicit, Phase.generate)
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 # A shell starts background processes with SIGINT ignored, and child processes inherit this. The
@@ -48,6 +52,28 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 for _number in (signal.SIGHUP, signal.SIGQUIT):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, lambda *_: None)
+
+# Files of tests that take a minute or two. They begin first, so that at the end no process of
+# `make test` works alone.
+LONG = (
+    "tests/test_docs.py",
+    "tests/test_demo.py",
+    "tests/export/test_faults.py",
+    "tests/export/test_quantization.py",
+    "tests/server/test_supervision.py",
+    "tests/export/test_gate_mutants.py",
+    "tests/server/test_launcher.py",
+    "tests/server/test_following.py",
+    "tests/perf/test_tune.py",
+    "tests/perf/test_cpu.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of long files first."""
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.location[0], len(LONG)))
+
 
 TINY = ARCHITECTURES["se-resnext-tiny"]
 PREPROCESSING = Preprocessing(resize=72, crop=64)

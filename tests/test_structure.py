@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LONG
+
 ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
     "client": {"client"},
@@ -105,6 +107,10 @@ def test_no_modules_import_one_another():
     assert not unknown, f"new cycles: {unknown}"
     gone = [" <-> ".join(sorted(cycle)) for cycle in KNOWN_CYCLES - found]
     assert not gone, f"these cycles are gone, remove them from KNOWN_CYCLES: {gone}"
+
+
+def test_the_files_that_are_tested_first_are_there():
+    assert [name for name in LONG if not (ROOT / name).is_file()] == []
 
 
 def test_a_cycle_is_found():

@@ -47,27 +47,33 @@ def run(name: str, arguments: Sequence[str]) -> int:
         name: One of `COMMANDS`.
         arguments: What follows the name on the command line.
     """
-    command = load(name)
-    parser = Parser(
-        prog=as_typed(f"python -m export {name}"), description=as_typed(command.__doc__ or "")
-    )
-    command.add_arguments(parser)
-    parser.add_argument(
-        "--repository",
-        default="model_repository",
-        metavar="DIR|URL",
-        help="a folder, or s3://BUCKET/PATH (default: model_repository)",
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    options = parser.parse_args(arguments)
+    known = parser(name)
+    options = known.parse_args(arguments)
     from seresnext101_triton.export.sharing import opened
 
     try:
         with opened(options.repository) as place:
             options.repository = place.folder
-            return command.run(options)
+            return load(name).run(options)
     except ToolkitError as error:
-        return report(error, flags_of(parser))
+        return report(error, flags_of(known))
+
+
+def parser(name: str) -> Parser:
+    """The options of a command."""
+    command = load(name)
+    made = Parser(
+        prog=as_typed(f"python -m export {name}"), description=as_typed(command.__doc__ or "")
+    )
+    command.add_arguments(made)
+    made.add_argument(
+        "--repository",
+        default="model_repository",
+        metavar="DIR|URL",
+        help="a folder, or s3://BUCKET/PATH (default: model_repository)",
+    )
+    made.add_argument("--json", action="store_true", help="print one JSON document")
+    return made
 
 
 def add_models(parser: argparse.ArgumentParser) -> None:

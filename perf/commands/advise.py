@@ -10,13 +10,14 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from seresnext101_triton.client.output import with_flags
 from seresnext101_triton.perf import console, options
 
 if TYPE_CHECKING:
-    from seresnext101_triton.export.request import Request
     from seresnext101_triton.perf.advise import AdviceOptions
     from seresnext101_triton.perf.records import AdviceRecord
 
@@ -85,16 +86,17 @@ def run(arguments: argparse.Namespace) -> int:
 def _export_and_advise(arguments: argparse.Namespace, settings: AdviceOptions) -> int:
     from dataclasses import replace
 
-    from seresnext101_triton.export.cli import request_of
+    from seresnext101_triton.export.cli import parse
     from seresnext101_triton.export.reporting import Reporter
     from seresnext101_triton.perf.candidates import export_best, export_candidates
 
-    request: Request = request_of(arguments.export)
-    reporter = Reporter()
+    exported = parse(arguments.export)
+    arguments.flags = exported.flags | arguments.flags
+    reporter = Reporter(quiet=exported.quiet, reword=partial(with_flags, flags=arguments.flags))
     with tempfile.TemporaryDirectory(prefix="advise-") as folder:
         scratch = Path(folder) / "models"
-        made = export_candidates(request, scratch, reporter, console.note)
-        record = _race(scratch, arguments, replace(settings, name=request.name))
+        made = export_candidates(exported, scratch, reporter)
+        record = _race(scratch, arguments, replace(settings, name=exported.name))
     _show(record, arguments)
     if not arguments.dry_run:
         best = record.best

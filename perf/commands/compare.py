@@ -29,7 +29,12 @@ HELP = "compare two or more ways to get answers, in turns"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the contestants, their load, and the file of results."""
-    parser.add_argument("contestants", nargs="+", metavar="CONTESTANT")
+    parser.add_argument(
+        "contestants",
+        nargs="+",
+        metavar="CONTESTANT",
+        help="a model or another way to get answers, written as above, or a file of results",
+    )
     options.add_number(parser, "--batch", 1, "images in one request")
     options.add_number(parser, "--concurrency", 4, "requests in flight")
     options.add_number(

@@ -20,7 +20,7 @@ HELP = "find the best configuration under a bound on latency, and write it into 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the model, its load, and the bound."""
-    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("model", metavar="MODEL", help="the name of the model")
     parser.add_argument(
         "--p99-ms",
         type=options.above_zero,

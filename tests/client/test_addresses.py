@@ -73,6 +73,7 @@ def counted() -> Iterator[tuple[int, list[tuple[socket.socket, object]]]]:
         ("https://[2001:DB8::1]/x", Address("http", "2001:db8::1", 443, tls=True, prefix="/x")),
         ("[fe80::1%eth0]:9", Address("grpc", "fe80::1%eth0", 9)),
         ("bücher.example:9", Address("grpc", "xn--bcher-kva.example", 9)),
+        ("host.example.:9", Address("grpc", "host.example.", 9)),
     ],
 )
 def test_addresses(text, address):
@@ -125,6 +126,9 @@ def test_what_was_asked_for_by_name_fills_what_the_scheme_leaves_open():
         ("::1", {}, "write an IPv6 address in brackets"),
         ("fe80::1%eth0", {}, "write an IPv6 address in brackets"),
         ("[::1", {}, "is not the name of a host"),
+        (".example", {}, "is not the name of a host"),
+        ("bü..example", {}, "is not the name of a host"),
+        ("host..:9", {}, "is not the name of a host"),
         ("[]:1", {}, "is not an IPv6 address"),
         ("[host]:1", {}, "'host' is not an IPv6 address"),
         ("[::1%a b]:1", {}, "a blank"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import threading
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from seresnext101_triton.client import Answer, AsyncClassifier, Classifier, TransportOptions
 from seresnext101_triton.client.connection import AsyncConnection, Connection
-from seresnext101_triton.client.errors import ModelUnavailable, ServerUnreachable
+from seresnext101_triton.client.errors import ImageError, ModelUnavailable, ServerUnreachable
 from seresnext101_triton.client.images import sample_photographs
 
 
@@ -146,6 +147,28 @@ def test_an_error_of_the_images_comes_after_the_answers_before_it(server):
     answers: list[Answer] = []
     asyncio.run(ask())
     assert len(answers) == 2
+
+
+def test_the_other_calls_are_the_same(server, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    with Classifier(server.url, "tiny_onnx") as classifier:
+        batch = np.stack([classifier.prepare(path) for path in sample_photographs()])
+        expected = classifier.classify_batch(batch, top=2)
+        with pytest.raises(ImageError) as said:
+            classifier.classify(broken)
+
+    async def ask():
+        async with AsyncClassifier(server.url, "tiny_onnx") as classifier:
+            await classifier.wait_until_ready()
+            with pytest.raises(ImageError, match=re.escape(str(said.value))):
+                await classifier.classify_all([sample_photographs()[0], broken])
+            with pytest.raises(AttributeError, match="'AsyncClassifier' .* no attribute 'modle'"):
+                _ = classifier.modle
+            return await classifier.classify_batch(batch, top=2)
+
+    assert asyncio.run(ask()) == expected
+    assert {len(each) for each in expected} == {2}
 
 
 def test_errors_are_the_same(server):

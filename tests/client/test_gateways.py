@@ -39,7 +39,7 @@ from seresnext101_triton.client.errors import (
     RequestRejected,
     ServerUnreachable,
 )
-from seresnext101_triton.client.served import ServedModel
+from seresnext101_triton.client.served import ModelState, ServedModel
 
 MODEL = ServedModel(
     "m",
@@ -141,6 +141,13 @@ def page(status: str, body: bytes = b"", kind: str = "text/html", *headers: str)
 
 def always(content: bytes) -> Callable[[socket.socket, bytes], None]:
     return lambda connection, request: connection.sendall(content)
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def chunks(*pieces: bytes) -> bytes:
+    return b"".join(b"%x;name=value\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
 
 
 HTML = b"<!DOCTYPE html>\n<html><title>Welcome\x1b[31m</title></html>"
@@ -263,6 +270,8 @@ STRANGERS = {
         ServerUnreachable,
         "its answer was cut",
     ),
+    "no last chunk": (CHUNKED + chunks(b"[]"), ServerUnreachable, "its answer was cut"),
+    "a negative chunk": (CHUNKED + b"-2\r\n[]\r\n", ServerUnreachable, "its answer was cut"),
     "cut chunks": (
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{}",
         ServerUnreachable,
@@ -356,6 +365,30 @@ def test_a_deadline_of_asyncio_holds_for_the_whole_answer(way):
         asyncio.run(ask(url))
         ended.set()
     assert requests.count(b"POST /v2/repository/index HTTP/1.1") == 1
+
+
+INDEX = json.dumps([{"name": "m", "version": "1", "state": "READY"}]).encode()
+
+
+def test_a_chunked_answer_is_read_to_its_end():
+    """The connection is used again, so that nothing of the first answer may be left in it."""
+    content = CHUNKED + chunks(INDEX[:7], INDEX[7:]) + b"0\r\nExpires: 0\r\nX-Cost: 1\r\n\r\n"
+
+    def answer(connection: socket.socket, _: bytes) -> None:
+        connection.sendall(content)
+        more(connection)
+        connection.sendall(content)
+
+    async def ask(url: str) -> list[list[ModelState]]:
+        async with AsyncConnection(url, TransportOptions(retries=0)) as connection:
+            return [await connection.models(), await connection.models()]
+
+    expected = [[ModelState("m", "1", "READY", "")]] * 2
+    with answering(answer) as (url, requests):
+        assert asyncio.run(ask(f"http://{url}")) == expected
+        with Connection(f"http://{url}", TransportOptions(retries=0)) as connection:
+            assert [connection.models(), connection.models()] == expected
+    assert len(requests) == 2  # those after the first are not counted
 
 
 def test_asyncio_keeps_its_connections_and_makes_those_anew_that_were_closed():

@@ -322,6 +322,8 @@ def test_tiffs_of_every_depth(order):
         tiff(floats * np.float32(255), 3, order=order),
         grey(np.rint(floats * np.float32(255)).astype(np.uint8)),
     )
+    over_one = np.array([[0, 1.125, 2.75]], np.float32)
+    same(tiff(over_one, 3, order=order), grey(np.array([[0, 1, 3]], np.uint8)))
     same(
         tiff(floats, 3, photometric=0, order=order),
         grey(255 - np.rint(floats * np.float32(255)).astype(np.uint8)),
@@ -332,7 +334,9 @@ def test_tiffs_of_every_depth(order):
     ("values", "kind", "message"),
     [
         (np.array([[-0.5, 1]], np.float32), 3, "reach from -0.5 to 1, and only"),
+        (np.array([[-0.001, 1]], np.float32), 3, "reach from -0.001 to 1"),
         (np.array([[0, 4000]], np.float32), 3, "reach from 0 to 4000"),
+        (np.array([[0, 255.5]], np.float32), 3, "reach from 0 to 255.5"),
         (np.array([[0, np.nan]], np.float32), 3, "not finite"),
         (np.array([[0, np.inf]], np.float32), 3, "not finite"),
         (np.array([[-1, 1]], np.int16), 2, "negative numbers .down to -1."),

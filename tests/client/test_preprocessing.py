@@ -143,6 +143,13 @@ def test_a_tensor_may_be_written_into_a_batch():
     np.testing.assert_array_equal(batch[1], Preprocessing()(image))
 
 
+def test_pixels_are_normalised_as_a_picture_is():
+    contract = Preprocessing(resize=40, crop=32)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8))
+    normalised = contract.normalised(contract.pixels(picture))
+    np.testing.assert_array_equal(normalised, contract(picture))
+
+
 def test_the_tensor_is_contiguous_float32():
     tensor = Preprocessing()(picture((300, 200), "RGB"))
     assert tensor.shape == (3, 224, 224)
@@ -170,6 +177,8 @@ def test_the_contract_survives_the_way_through_parameters():
         ({"preprocessing.mean": "0.5"}, "three values"),
         ({"preprocessing.std": "0.2, 0, 0.2"}, "std above 0"),
         ({"preprocessing.std": "0.2, nan, 0.2"}, "finite"),
+        ({"preprocessing.std": "0.2, 1e-6, 0.2"}, "over the largest number of FP16"),
+        ({"preprocessing.mean": "70000, 0, 0"}, "over the largest number of FP16"),
         ({"preprocessing.interpolation": "nearest"}, "'nearest' is not one of bilinear, bicubic"),
         ({"preprocessing.layout": "HWC"}, "'HWC' is not NCHW or NHWC"),
     ],

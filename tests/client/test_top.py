@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -11,12 +12,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from seresnext101_triton.client import Connection
 from seresnext101_triton.client.cli import main
 from seresnext101_triton.client.errors import NotTriton, ServerUnreachable
-from seresnext101_triton.client.metrics import parse, read_page
-from seresnext101_triton.client.top import rows_between
+from seresnext101_triton.client.metrics import Page, parse, read_page
+from seresnext101_triton.client.top import Row, Server, _picture, rows_between
 
 PROJECT = Path(__file__).parents[2]
 PAGE = """\
@@ -28,14 +30,17 @@ nv_inference_request_failure{{model="a \\"b\\"\\\\",reason="BACKEND",version="10
 nv_inference_count{{model="a \\"b\\"\\\\",version="10"}} {images}
 nv_inference_exec_count{{model="a \\"b\\"\\\\",version="10"}} {runs}
 nv_inference_queue_duration_us{{model="a \\"b\\"\\\\",version="10"}} {queue}
-nv_inference_compute_input_duration_us{{model="a \\"b\\"\\\\",version="10"}} 0
+nv_inference_compute_input_duration_us{{model="a \\"b\\"\\\\",version="10"}} {runs}
 nv_inference_compute_infer_duration_us{{model="a \\"b\\"\\\\",version="10"}} {compute}
-nv_inference_compute_output_duration_us{{model="a \\"b\\"\\\\",version="10"}} 0
+nv_inference_compute_output_duration_us{{model="a \\"b\\"\\\\",version="10"}} {compute}
 nv_inference_pending_request_count{{model="a \\"b\\"\\\\",version="10"}} 7
 nv_inference_request_success{{model="a \\"b\\"\\\\",version="9"}} 1
 nv_cache_num_hits_per_model{{model="a \\"b\\"\\\\",version="10"}} {hits}
 nv_cache_num_misses_per_model{{model="a \\"b\\"\\\\",version="10"}} 5
 nv_cpu_utilization 0.5
+nv_cpu_memory_total_bytes 4e9
+nv_cpu_memory_used_bytes 1.25e9
+nv_unknown many
 nv_gpu_utilization{{gpu_uuid="one"}} 0.25
 nv_gpu_utilization{{gpu_uuid="two"}} 0.75
 this is not a sample
@@ -46,7 +51,7 @@ BEFORE = {
     "images": 20,
     "runs": 5,
     "queue": 0,
-    "compute": 0,
+    "compute": 5,
     "hits": 1,
 }
 AFTER = {
@@ -55,9 +60,10 @@ AFTER = {
     "images": 100,
     "runs": 15,
     "queue": 40000,
-    "compute": 100000,
+    "compute": 50000,
     "hits": 4,
 }
+HEADS = ["ver", "req/s", "img/s", "batch", "ms", "ms", "wait", "failed", "starts"]
 KEY = ('a "b"\\', "10")
 
 
@@ -70,7 +76,44 @@ def test_what_happened_between_two_readings():
     assert (new.failed, new.failed_before, new.restarts) == (3, 4, 4)
     assert (new.cached, old.cached) == (1, None)
     assert (old.requests_per_s, old.batch, old.queue_ms, old.restarts) == (0, None, None, 4)
-    assert pages[0].gauges == {"nv_cpu_utilization": 0.5, "nv_gpu_utilization": 0.5}
+    assert pages[0].gauges == {
+        "nv_cpu_utilization": 0.5,
+        "nv_gpu_utilization": 0.5,
+        "nv_cpu_memory_total_bytes": 4e9,
+        "nv_cpu_memory_used_bytes": 1.25e9,
+    }
+
+
+def shown(rows: list[Row] | None, page: Page | ServerUnreachable) -> list[list[str]]:
+    written = io.StringIO()
+    console = Console(file=written, width=160)
+    console.print(_picture(Server("host:1", "host", 8002), 2.0, rows, page))
+    return [line.split() for line in written.getvalue().splitlines()]
+
+
+def test_the_picture_of_what_happened():
+    pages = parse(PAGE.format(**BEFORE)), parse(PAGE.format(**AFTER))
+    url_and_time, machine, _, heads, old, new = shown(
+        rows_between(*pages, 2.0, {KEY[0]: 4}), pages[1]
+    )
+    assert url_and_time[0] == "host:1"
+    assert url_and_time[2:] == ["40.0", "images/s", "in", "the", "last", "2.0", "s"]
+    assert machine == ["CPU", "50%", "memory", "1.2", "of", "4.0", "GB", "GPU", "50%"]
+    assert heads == ["model", *HEADS, "hits"]
+    assert old == [*KEY[0].split(), "9", "0", "0", "-", "-", "-", "0", "0", "4", "-"]
+    assert new == [
+        *(*KEY[0].split(), "10", "10.0", "40.0", "8.0", "2.0", "5.0"),
+        *("7", "4", "(+3)", "4", "100%"),
+    ]
+    # Neither a cache, nor what the launcher knows, nor the machine; three digits at most.
+    page = parse('nv_inference_request_success{model="m",version="1"} 400')
+    head, _, heads, row = shown(rows_between(parse(""), page, 2.0, None), page)
+    assert heads == ["model", *HEADS] and head[2] == "0"
+    assert row == ["m", "1", "200", "0", "-", "0", "0", "0", "0", "-"]
+    error = ServerUnreachable("it is gone")
+    assert shown(None, error) == [
+        ["host:1", "does", "not", "answer;", "asking", "again:", "it", "is", "gone"]
+    ]
 
 
 def test_a_model_that_was_loaded_again_counts_from_zero():

@@ -11,6 +11,7 @@ import pytest
 from seresnext101_triton.client import Connection
 from seresnext101_triton.export import promotion
 from seresnext101_triton.export.history import history
+from seresnext101_triton.export.live import versions_in_use
 from seresnext101_triton.export.operations import promote, prune, roll_back
 from seresnext101_triton.server.digest import sha256
 from seresnext101_triton.server.errors import IntegrityError, LoadError
@@ -18,6 +19,7 @@ from seresnext101_triton.server.launcher import Server
 from seresnext101_triton.server.versions import newest_policy
 from tests.conftest import FREE_PORTS
 from tests.versions import MODEL, Caller, answer_of, versions_of_one_model
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +56,10 @@ def test_forward_and_back_under_load(root):
         assert caller.errors == []
         assert set(caller.seen) <= {1, 2, 3}
 
-        # A server that was not told is asked what it serves.
+        # A server that was not told is asked what it serves. Until it has unloaded a version, it
+        # uses it.
         roll_back(root, MODEL, to=2)
+        assert until(lambda: versions_in_use(root, MODEL).keys() == {2})
         config = root / MODEL / "config.pbtxt"
         config.write_text(promotion.with_policy(config.read_text(), newest_policy()))
         (pruned,) = prune(root, 1)

@@ -19,6 +19,7 @@ from seresnext101_triton.export.lease import LEASE, Lease
 from seresnext101_triton.export.pipeline import export
 from seresnext101_triton.export.repository import Repository
 from seresnext101_triton.export.sharing import opened
+from seresnext101_triton.perf import cli as perf_cli
 from seresnext101_triton.server.errors import IntegrityError, StoreError
 from seresnext101_triton.server.mirror import INDEX, Index, Mirror
 from seresnext101_triton.server.store import Store
@@ -259,3 +260,6 @@ def test_errors_are_one_line_and_hold_no_secret(url, s3, monkeypatch, capsys):
 def test_wrong_options_are_refused_before_the_store_is_asked(capsys):
     assert main(["--weights", "seeded", "--classes", "0", "--repository", "s3://b/m"]) == 2
     assert StoreError.exit_code == RepositoryError.exit_code
+    with pytest.raises(SystemExit):
+        perf_cli.main(["inputs", "tiny", "--repository", "s3://b/m"])
+    assert "is a folder of this machine, not 's3://b/m'" in capsys.readouterr().err

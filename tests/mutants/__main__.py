@@ -9,7 +9,7 @@ import sys
 import time
 import tomllib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -18,7 +18,7 @@ from queue import SimpleQueue
 
 from tests.mutants.mutations import Mutant, Source
 from tests.mutants.reach import Reach
-from tests.mutants.running import Copy
+from tests.mutants.running import SURVIVED, Copy
 from tests.mutants.subjects import Subject, chosen
 
 ROOT = Path(__file__).parents[2]
@@ -38,14 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stack.enter_context(Copy(ROOT, options.folder / f"copy{index}"))
             for index in range(options.jobs)
         ]
-        spent: dict[str, float] = defaultdict(float)
-        for subject, files, sampled in _sampled(options):
-            reach = _reach(subject, files, copies[0])
-            started = time.monotonic()
-            left_s = 60 * options.minutes - spent[subject.package] if options.minutes else math.inf
-            for mutant, survived in _run(sampled, reach, copies, left_s):
+        for subject, sampled in _sampled(options):
+            reach = _reach(subject, copies[0])
+            limit_s = 60 * options.minutes if options.minutes else math.inf
+            for mutant, survived in _run(sampled, reach, copies, limit_s):
                 found[subject.package, mutant.file].append((mutant, survived))
-            spent[subject.package] += time.monotonic() - started
     return _report(found, options.least)
 
 
@@ -103,57 +100,35 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _sampled(options: argparse.Namespace) -> list[tuple[Subject, list[str], list[Mutant]]]:
-    """The mutants to test, in a random order, without the equivalent ones.
-
-    Returns:
-        Subjects with all files whose mutants were drawn from, and the mutants.
-    """
+def _sampled(options: argparse.Namespace) -> Iterator[tuple[Subject, list[Mutant]]]:
+    """Subjects with the mutants to test, in a random order, without the equivalent ones."""
     excused = {
         (entry["file"], entry["before"], entry["after"])
         for entry in tomllib.loads(EQUIVALENT.read_text())["equivalent"]
     }
-    subjects = [
-        # The same tests for all files of a package need one run with nothing changed.
-        (
-            replace(subject, sources=(), tests=tuple(options.tests)) if options.tests else subject,
-            files,
-        )
-        for subject, files in chosen(ROOT, options.only)
-    ]
-    watched: dict[Subject, list[str]] = defaultdict(list)
-    for subject, files in subjects:
-        watched[subject] += files
-    sampled: dict[Subject, list[Mutant]] = defaultdict(list)
-    for package in dict.fromkeys(subject.package for subject, _ in subjects):
-        sources = [
-            (subject, Source(file, (ROOT / file).read_text(encoding="utf-8")))
-            for subject, files in subjects
-            for file in files
-            if subject.package == package
-        ]
+    for subject, files in chosen(ROOT, options.only):
         places = [
-            (subject, source, index) for subject, source in sources for index in range(len(source))
+            (source, index)
+            for source in (
+                Source(file, (ROOT / file).read_text(encoding="utf-8")) for file in files
+            )
+            for index in range(len(source))
         ]
         random.Random(options.seed).shuffle(places)
-        codes: set[str] = set()
-        for subject, source, index in places:
-            if options.sample and len(codes) >= options.sample:
+        sampled: dict[str, Mutant] = {}
+        for source, index in places:
+            if options.sample and len(sampled) >= options.sample:
                 break
             mutant = source.mutant(index)
-            if (
-                mutant
-                and mutant.code not in codes
-                and (mutant.file, mutant.before, mutant.after) not in excused
-            ):
-                codes.add(mutant.code)
-                sampled[subject].append(mutant)
-    return [(subject, watched[subject], mutants) for subject, mutants in sampled.items()]
+            if mutant and (mutant.file, mutant.before, mutant.after) not in excused:
+                sampled.setdefault(mutant.code, mutant)
+        tests = tuple(options.tests or subject.tests)
+        yield replace(subject, tests=tests), list(sampled.values())
 
 
-def _reach(subject: Subject, files: Sequence[str], copy: Copy) -> Reach:
+def _reach(subject: Subject, copy: Copy) -> Reach:
     print(f"{subject.package}: {', '.join(subject.tests)} with nothing changed", file=sys.stderr)
-    reach = copy.reach(files, subject.tests)
+    reach = copy.reach(subject.files(ROOT), subject.tests)
     if reach.failed:
         print(
             f"left out, since they do not pass with nothing changed: {', '.join(reach.failed)}",
@@ -175,11 +150,12 @@ def _run(
             return None
         copy = free.get()
         try:
-            survived = copy.survives(mutant, reach)
+            outcome = copy.outcome(mutant, reach)
         finally:
             free.put(copy)
-        print(f"{'SURVIVED' if survived else 'killed'} {mutant}", file=sys.stderr, flush=True)
-        return mutant, survived
+        spent_s = time.monotonic() - started
+        print(f"{spent_s:5.0f} s: {outcome} {mutant}", file=sys.stderr, flush=True)
+        return mutant, outcome == SURVIVED
 
     with ThreadPoolExecutor(len(copies)) as pool:
         return [result for result in pool.map(test, sampled) if result is not None]

@@ -8,12 +8,18 @@ from dataclasses import dataclass, field
 
 import libcst as cst
 import libcst.matchers as m
-from libcst.metadata import MetadataWrapper, PositionProvider
+from libcst.metadata import MetadataWrapper
 from mutmut.mutation.mutators import mutation_operators, operator_string
 
 _MUTMUT = [
     (kind, operator) for kind, operator in mutation_operators if operator is not operator_string
 ]
+
+# The types of nodes that are matched with patterns, which takes long.
+_MAY_SAY_NOTHING = (
+    *(cst.Annotation, cst.Import, cst.ImportFrom, cst.Expr, cst.Decorator, cst.Arg, cst.If),
+    cst.Assert,
+)
 
 
 @dataclass(frozen=True)
@@ -53,10 +59,10 @@ class Source:
     def __init__(self, file: str, text: str) -> None:
         self._file = file
         self._text = text
-        wrapper = MetadataWrapper(cst.parse_module(text))
-        self._module = wrapper.module
+        # A copy in which no node is in two places.
+        self._module = MetadataWrapper(cst.parse_module(text)).module
         visitor = _Visitor()
-        wrapper.visit(visitor)
+        self._module.visit(visitor)
         self._places = visitor.found
 
     def __len__(self) -> int:
@@ -78,8 +84,6 @@ class Source:
 
 
 class _Visitor(cst.CSTVisitor):  # type: ignore[misc]  # libcst is not there where mypy runs
-    METADATA_DEPENDENCIES = (PositionProvider,)
-
     def __init__(self) -> None:
         super().__init__()
         self.found: list[tuple[cst.CSTNode, cst.CSTNode, bool]] = []
@@ -103,7 +107,7 @@ def _says_nothing_of_behaviour(node: cst.CSTNode) -> bool:
     Such nodes are annotations, docstrings, imports, `@dataclass(frozen=True)`, the encoding of a
     text file, and checks for a type checker.
     """
-    return m.matches(
+    return isinstance(node, _MAY_SAY_NOTHING) and m.matches(
         node,
         m.Annotation()
         | m.Import()
@@ -147,7 +151,7 @@ def _texts(node: cst.CSTNode) -> Iterable[cst.CSTNode]:
 
 
 def _removed_calls(node: cst.CSTNode) -> Iterable[cst.CSTNode]:
-    if m.matches(node, m.Expr(m.Call() | m.Await(m.Call()))):
+    if isinstance(node, cst.Expr) and m.matches(node.value, m.Call() | m.Await(m.Call())):
         yield cst.Pass()
 
 

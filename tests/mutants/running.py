@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,19 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from tests.mutants.mutations import Mutant
-from tests.mutants.reach import Reach
+from tests.mutants.reach import Reach, of_file
 
 _BASELINE_LIMIT_S = 3600.0
-_LEAST_LIMIT_S = (
-    120.0  # of one mutant: a server that starts, and a machine that does something else meanwhile
-)
-_LIMIT_FACTOR = 8.0  # how many times as long as without the mutant its tests may take
+# How long the tests of a mutant may take, and how many times as long as without it.
+_LEAST_LIMIT_S, _LIMIT_FACTOR = 40.0, 4.0
 # What the tests import, and takes long. The worker imports it once, for all mutants.
 _PRELOAD = (
     *("torch", "onnx", "onnxruntime", "openvino", "onnxscript", "scipy.stats", "matplotlib.pyplot"),
     *("sklearn.datasets", "tritonclient.grpc", "tritonclient.http", "hypothesis"),
 )
+SURVIVED = "SURVIVED"
 _NO_TESTS = 5  # pytest's exit code where nothing was collected
+_TEST = re.compile(r"(^|/)test_[^/]*\.py$|^tests/mutants/")
 
 
 class Copy:
@@ -62,14 +63,22 @@ class Copy:
                 shutil.copy2(root / name, folder / name, follow_symlinks=False)
                 if (root / name).is_file():
                     contents.append((name, hashlib.sha256((root / name).read_bytes()).hexdigest()))
+        # Some tests ask git for the files of the project.
+        subprocess.run(["git", "init", "--quiet", folder], check=True)
+        subprocess.run(["git", "-C", folder, "add", "--all"], check=True)
         self.folder = folder
-        self._contents = sorted(contents)
+        self._contents = dict(sorted(contents))
         self._preload = preload
 
     def __enter__(self) -> Copy:
-        # Python identifies a compiled file by its source's size and time in seconds, which two
-        # mutants may share.
-        environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+        environment = os.environ | {
+            # Python identifies a compiled file by its source's size and time in seconds, which two
+            # mutants may share.
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "HYPOTHESIS_PROFILE": "mutants",
+            # Programs that tests start elsewhere, and Triton's stub, would import the original.
+            "PYTHONPATH": f"{self.folder}:{os.environ.get('PYTHONPATH', '')}",
+        }
         self._worker = subprocess.Popen(
             [sys.executable, "-m", "tests.mutants.worker", *self._preload],
             cwd=self.folder,
@@ -88,43 +97,82 @@ class Copy:
             shutil.rmtree(path, ignore_errors=True)
 
     def reach(self, files: Sequence[str], tests: Sequence[str]) -> Reach:
-        """Run tests with nothing changed, or take the record of an earlier run of the same files.
+        """Run tests with nothing changed, or take the records of earlier runs.
 
-        The record is kept beside the copy, under a digest of all files of the project.
+        There is a record for each file of tests, beside the copy, under a digest of what matters.
+
+        Args:
+            files: What is mutated.
+            tests: Files and folders, and `--ignore=PATH`.
 
         Raises:
             RuntimeError: They could not be run.
         """
-        there = [test for test in tests if test.startswith("-") or (self.folder / test).exists()]
-        path = self.record(files, there)
-        if path.exists():
-            return Reach(path)
-        new = path.with_suffix(".new")
-        new.unlink(missing_ok=True)
-        self._order(
-            {"watch": list(files), "tests": there, "to": str(new), "limit_s": _BASELINE_LIMIT_S}
-        )
-        if not new.exists():
-            raise RuntimeError(
-                f"the tests could not be run without a mutant: {self.folder}.log has their output"
-            )
-        new.replace(path)
-        return Reach(path)
+        records = {test: self.record(files, test) for test in self._files(tests)}
+        missing = [test for test, record in records.items() if not record.exists()]
+        if missing:
+            new = Path(f"{self.folder}.new")
+            new.unlink(missing_ok=True)
+            order = {"watch": list(files), "tests": missing, "to": str(new)}
+            self._order(order | {"limit_s": _BASELINE_LIMIT_S})
+            if not new.exists():
+                raise RuntimeError(
+                    "the tests could not be run without a mutant: "
+                    f"{self.folder}.log has their output"
+                )
+            content = json.loads(new.read_text())
+            for test in missing:
+                records[test].write_text(json.dumps(of_file(content, test)))
+        return Reach([json.loads(record.read_text()) for record in records.values()])
 
-    def record(self, files: Sequence[str], tests: Sequence[str]) -> Path:
-        """Where the record of a run is kept; another path if any file of the project changes."""
-        text = repr((self._contents, sorted(files), list(tests)))
+    def _files(self, tests: Sequence[str]) -> list[str]:
+        """The files of tests in folders, without those that are ignored."""
+        ignored = [test.removeprefix("--ignore=") for test in tests if test.startswith("-")]
+        return sorted(
+            name
+            for name in self._contents
+            if _TEST.search(name)
+            and any(name == test or name.startswith(f"{test}/") for test in tests)
+            and not any(name.startswith(f"{test}/") for test in ignored)
+        )
+
+    def record(self, files: Sequence[str], test: str) -> Path:
+        """Where the record of a file of tests is kept.
+
+        It is another path if the file changes, one of the files that are mutated, or what tests
+        share.
+        """
+        others = {
+            name: digest
+            for name, digest in self._contents.items()
+            if name in files or (name.startswith("tests/") and not _TEST.search(name))
+        }
+        text = repr((others, sorted(files), test, self._contents[test]))
         digest = hashlib.sha256(text.encode()).hexdigest()
         return self.folder.with_name(f"reach-{digest[:16]}.json")
 
-    def survives(self, mutant: Mutant, reach: Reach) -> bool:
-        """Whether all tests that reach a mutant pass with it."""
-        tests = reach.tests(mutant.file, mutant.line, mutant.last, mutant.constant)
-        limit_s = max(_LEAST_LIMIT_S, _LIMIT_FACTOR * reach.seconds(tests))
-        code = self._order(
-            {"file": mutant.file, "code": mutant.code, "tests": tests, "limit_s": limit_s}
-        )["code"]
-        return code in (0, _NO_TESTS)
+    def outcome(self, mutant: Mutant, reach: Reach) -> str:
+        """Run the tests for a mutant: `SURVIVED`, or how it was `killed`.
+
+        A test that fails must fail again, alone: what fails once may be due to a loaded machine.
+        """
+        for tests in reach.stages(mutant.file, mutant.line, mutant.last, mutant.constant):
+            while failed := self._failed(mutant, tests, reach):
+                if self._failed(mutant, [failed], reach):
+                    return f"killed by {failed}"
+                tests = tests[tests.index(failed) + 1 :]
+        return SURVIVED
+
+    def _failed(self, mutant: Mutant, tests: Sequence[str], reach: Reach) -> str:
+        """Run tests with a mutant, and name the first that fails or does not end."""
+        order: dict[str, Any] = {
+            "file": mutant.file,
+            "code": mutant.code,
+            "tests": tests,
+            "limit_s": _LEAST_LIMIT_S + _LIMIT_FACTOR * reach.seconds(tests),
+        }
+        answer = self._order(order) if tests else {"code": 0}
+        return "" if answer["code"] in (0, _NO_TESTS) else str(answer["last"] or tests[0])
 
     def _order(self, order: dict[str, Any]) -> dict[str, Any]:
         assert self._worker.stdin is not None and self._worker.stdout is not None

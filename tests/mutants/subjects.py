@@ -9,46 +9,53 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Subject:
-    """A part of the project with the tests that mirror it.
+    """A package with its tests.
 
     Attributes:
         package: The name of its row in the table of scores.
         sources: Files and folders, as glob patterns from the top of the project.
-        tests: Files and folders that pytest takes. A folder that also has slow tests of another
-            subject is not named as a whole.
+        tests: Files and folders, and `--ignore=FOLDER`.
     """
 
     package: str
     sources: tuple[str, ...]
     tests: tuple[str, ...]
 
+    def files(self, root: Path) -> list[str]:
+        """The files that are mutated, below the top of the project."""
+        return sorted(
+            {str(path.relative_to(root)) for pattern in self.sources for path in root.glob(pattern)}
+        )
+
+
+_OPTIONS = "tests/test_options.py"
 
 SUBJECTS = (
-    Subject("client", ("client/**/*.py",), ("tests/client",)),
-    Subject("server", ("server/**/*.py",), ("tests/server",)),
+    Subject(
+        "client",
+        ("client/**/*.py",),
+        ("tests/client", "tests/server/test_image_input.py", _OPTIONS),
+    ),
+    Subject("server", ("server/**/*.py",), ("tests/server", _OPTIONS)),
     Subject(
         "export",
         (
             *("export/*.py", "export/commands/*.py", "export/formats/*.py", "export/labels/*.py"),
             *("export/onnx/*.py", "export/quantization/*.py", "export/weights/*.py"),
         ),
-        ("tests/export", "--ignore=tests/export/tensorrt"),
+        ("tests/export", "--ignore=tests/export/tensorrt", _OPTIONS),
     ),
     Subject(
         "perf",
-        ("perf/load.py", "perf/sweep.py"),
-        ("tests/perf/test_load.py", "tests/perf/test_sweep.py"),
-    ),
-    Subject(
-        "perf",
-        ("perf/turns.py", "perf/comparison.py"),
-        ("tests/perf/test_compare.py", "tests/perf/test_peers.py"),
-    ),
-    Subject("perf", ("perf/tune.py",), ("tests/perf/test_tune.py",)),
-    Subject(
-        "perf",
-        ("perf/results.py", "perf/records.py"),
-        ("tests/perf/test_results.py", "tests/perf/test_load.py"),
+        (
+            *("perf/load.py", "perf/sweep.py", "perf/turns.py", "perf/comparison.py"),
+            *("perf/tune.py", "perf/results.py", "perf/records.py"),
+        ),
+        (
+            *("tests/perf/test_load.py", "tests/perf/test_sweep.py", "tests/perf/test_compare.py"),
+            *("tests/perf/test_peers.py", "tests/perf/test_tune.py", "tests/perf/test_results.py"),
+            _OPTIONS,
+        ),
     ),
 )
 
@@ -65,16 +72,9 @@ def chosen(root: Path, only: Sequence[str]) -> Iterator[tuple[Subject, list[str]
     """
     wanted = tuple(name.rstrip("/") for name in only)
     for subject in SUBJECTS:
-        files = sorted(
-            {
-                str(path.relative_to(root))
-                for pattern in subject.sources
-                for path in root.glob(pattern)
-            }
-        )
         files = [
             file
-            for file in files
+            for file in subject.files(root)
             if not wanted or any(file == name or file.startswith(f"{name}/") for name in wanted)
         ]
         if files:

@@ -26,8 +26,16 @@ def within(number: int) -> bool:
         print("it is too large")
         return False
     return True
+
+
+def doubled(number: int) -> int:
+    """Twice a number."""
+    return 2 * number
 '''
 TESTS = """\
+import subprocess
+import sys
+
 from module import within
 
 
@@ -37,6 +45,11 @@ def test_a_small_number():
 
 def test_a_large_number():
     assert not within(9)
+
+
+def test_a_program_elsewhere():
+    program = [sys.executable, "-c", "import module; print(module.doubled(4))"]
+    assert subprocess.check_output(program, cwd="/") == b"8\\n"
 """
 
 
@@ -68,9 +81,10 @@ def test_what_is_changed():
         (11, 'print("it is too large")', "pass"),
         (12, "return False", "return True"),
         (13, "return True", "return False"),
+        (18, "return 2 * number", "return 2 / number"),
     } <= found
     # Docstrings, imports, annotations, and the wording of messages are not behaviour.
-    assert {line for line, _, _ in found} == {5, 10, 11, 12, 13}
+    assert {line for line, _, _ in found} == {5, 10, 11, 12, 13, 18}
     assert not any("XX" in after for _, _, after in found)
 
 
@@ -80,7 +94,7 @@ def test_names_and_keys_are_changed():
     }
 
 
-def test_a_mutant_is_noticed_if_a_test_fails_with_it(tmp_path):
+def test_a_mutant_is_noticed_if_a_test_fails_with_it(tmp_path, monkeypatch):
     from tests.mutants.mutations import Source
     from tests.mutants.running import Copy
 
@@ -93,30 +107,36 @@ def test_a_mutant_is_noticed_if_a_test_fails_with_it(tmp_path):
     (project / "tests/test_module.py").write_text(TESTS)
     (project / "pytest.ini").write_text("[pytest]\npythonpath = .\n")
     subprocess.run(["git", "init", "--quiet", project], check=True)
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # They take half a second each time.
     source = Source("module.py", MODULE)
-    survived = {}
+    outcomes = {}
+    expected = {
+        "LIMIT = 4": "SURVIVED",
+        "return True": "killed by tests/test_module.py::test_a_large_number",
+        "return 2 / number": "killed by tests/test_module.py::test_a_program_elsewhere",
+    }
     with Copy(project, tmp_path / "copy", preload=()) as copy:
-        run = ["module.py"], ["tests/test_module.py"]
-        assert not copy.record(*run).exists()
-        reach = copy.reach(*run)
-        written = copy.record(*run).stat().st_mtime_ns
-        assert copy.reach(*run).failed == []
-        assert copy.record(*run).stat().st_mtime_ns == written  # The tests are not run again.
+        files, tests = ["module.py"], "tests/test_module.py"
+        assert not copy.record(files, tests).exists()
+        reach = copy.reach(files, [tests])
+        written = copy.record(files, tests).stat().st_mtime_ns
+        assert copy.reach(files, ["tests"]).failed == []
+        assert copy.record(files, tests).stat().st_mtime_ns == written  # It is not run again.
         assert reach.failed == []
-        assert reach.tests("module.py", 12, 12, False) == [
-            "tests/test_module.py::test_a_large_number"
-        ]
+        assert reach.stages("module.py", 12, 12, False) == [[f"{tests}::test_a_large_number"]]
+        assert reach.stages("module.py", 18, 18, False) == [[f"{tests}::test_a_program_elsewhere"]]
+        assert len(*reach.stages("module.py", 5, 5, True)) == 3
         for index in range(len(source)):
             mutant = source.mutant(index)
-            if mutant and mutant.after in ("LIMIT = 4", "LIMIT = None", "return True"):
-                survived[mutant.after] = copy.survives(mutant, reach)
+            if mutant and mutant.after in expected:
+                outcomes[mutant.after] = copy.outcome(mutant, reach)
                 assert (copy.folder / "module.py").read_text() == MODULE
-    assert survived == {"LIMIT = 4": True, "LIMIT = None": False, "return True": False}
+    assert outcomes == expected
     assert (project / "module.py").read_text() == MODULE
     assert not (tmp_path / "copy").exists()
-    assert Copy(project, tmp_path / "copy").record(*run).exists()
+    assert Copy(project, tmp_path / "copy").record(files, tests).exists()
     (project / "tests/test_module.py").write_text(TESTS + "\n")
-    assert not Copy(project, tmp_path / "copy").record(*run).exists()
+    assert not Copy(project, tmp_path / "copy").record(files, tests).exists()
 
 
 @pytest.mark.parametrize(("unnoticed", "code"), [(1, 0), (2, 1)])

@@ -10,9 +10,11 @@ import ctypes
 import importlib
 import json
 import os
+import shutil
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -33,6 +35,7 @@ def main() -> None:
     _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, _end)
+    _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
     for name in sys.argv[1:]:  # what takes long to import
         with suppress(ImportError):
             importlib.import_module(name)
@@ -50,10 +53,18 @@ def _mutated(order: dict[str, Any]) -> dict[str, Any]:
     path = Path(order["file"])
     whole = path.read_text(encoding="utf-8")
     path.write_text(order["code"], encoding="utf-8")
+    begun = Path(f"{Path.cwd()}.begun")
+    begun.write_text("")
+
+    class Begun:
+        def pytest_runtest_logstart(self, nodeid: str) -> None:
+            begun.write_text(nodeid)
+
+    def run() -> int:
+        return int(pytest.main([*_COMMON, *_basetemp(), *order["tests"]], plugins=[Begun()]))
+
     try:
-        return _in_child(
-            lambda: int(pytest.main([*_COMMON, *_basetemp(), *order["tests"]])), order["limit_s"]
-        )
+        return _in_child(run, order["limit_s"]) | {"last": begun.read_text()}
     finally:
         path.write_text(whole, encoding="utf-8")
 
@@ -61,7 +72,7 @@ def _mutated(order: dict[str, Any]) -> dict[str, Any]:
 def _watch(order: dict[str, Any]) -> int:
     from tests.mutants.reach import Watch
 
-    watch = Watch(Path.cwd(), order["watch"])
+    watch = Watch(Path.cwd(), order["watch"], Path(_temporary("lines")))
     watch.start()
     pytest.main(["-q", "-p", "no:cacheprovider", *_basetemp(), *order["tests"]], plugins=[watch])
     watch.save(Path(order["to"]))
@@ -69,7 +80,15 @@ def _watch(order: dict[str, Any]) -> int:
 
 
 def _basetemp() -> list[str]:
-    return [f"--basetemp={Path.cwd().parent / (Path.cwd().name + '.tmp')}"]
+    return [f"--basetemp={_temporary('pytest')}"]
+
+
+def _temporary(name: str) -> str:
+    """An empty place beside the copy."""
+    path = Path(f"{Path.cwd()}.tmp", name)
+    shutil.rmtree(path, ignore_errors=True)
+    path.parent.mkdir(exist_ok=True)
+    return str(path)
 
 
 def _in_child(run: Callable[[], int], limit_s: float) -> dict[str, Any]:
@@ -91,8 +110,10 @@ def _in_child(run: Callable[[], int], limit_s: float) -> dict[str, Any]:
         for target, source in ((0, null), (1, log), (2, log)):
             os.dup2(source, target)
         result = 3
-        with suppress(BaseException):
+        try:
             result = run()
+        except BaseException:
+            traceback.print_exc()
         os._exit(result)
     code: int | None = None
     while code is None and time.monotonic() - started < limit_s:

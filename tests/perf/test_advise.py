@@ -11,20 +11,21 @@ import numpy as np
 import pytest
 
 from seresnext101_triton.export import manifest
+from seresnext101_triton.export.cli import parse
 from seresnext101_triton.export.config import from_text
-from seresnext101_triton.export.errors import ParityError
+from seresnext101_triton.export.errors import OptionError, ParityError
 from seresnext101_triton.export.promotion import BACKUP_FILENAME
-from seresnext101_triton.export.quantization import Quantization
+from seresnext101_triton.export.reporting import Reporter
 from seresnext101_triton.perf import advise, candidates, results, tune
 from seresnext101_triton.perf.advise import AdviceOptions, Racer, judge, outcome, race, subjects
 from seresnext101_triton.perf.cli import main
 from seresnext101_triton.perf.errors import PerfError
 from seresnext101_triton.perf.records import AdviceRecord, Setting
 from seresnext101_triton.perf.tables import advice_verdict
-from tests.conftest import QUIET, tiny_request
 
 SETTING = Setting(instances=1, threads=1, max_batch=4, delay_us=0)
 MINE = "mine_torchscript"
+INT8 = ("openvino", "int8")
 SMALL = ["--architecture", "se-resnext-tiny", "--crop", "64", "--resize", "72"]
 
 
@@ -62,6 +63,18 @@ def test_who_is_over_the_bound_leaves_and_does_not_lead():
         outcome([], [fast, slow], {"fast": 0.0, "slow": 0.0}, 5.0)
 
 
+def test_of_equals_the_one_that_lost_no_accuracy_is_the_best():
+    """As INT8 without VNNI, which runs in floating point."""
+    int8, fp32 = racer("int8", [100.0, 99.0, 101.0]), racer("fp32", [99.0, 101.0, 99.0])
+    losses = {"int8": 0.03, "fp32": 0.0}
+    assert [each.model for each in outcome([], [int8, fp32], losses, None).contestants] == [
+        "fp32",
+        "int8",
+    ]
+    losses["fp32"] = 0.03
+    assert outcome([], [int8, fp32], losses, None).best.model == "int8"
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_the_best_is_found_in_noise(seed):
     """The machine's speed drifts, turns differ by 5 %, and one of ten is disturbed."""
@@ -97,7 +110,7 @@ def test_a_race_ends_with_its_last_racer():
     assert list(race(racers, run, None, lambda line: line, rounds=9)) == [1, 2]
     assert len(racers[1].throughput) == 1
     over = [Racer("a", SETTING)]
-    assert list(race(over, run, 1.0, lambda line: line, rounds=9)) == [1]
+    assert list(race(over, run, 1.0, lambda line: line, rounds=9)) == [1, 2]
 
 
 def test_settings_that_are_the_same_run_once(monkeypatch):
@@ -185,41 +198,53 @@ def test_every_form_of_a_checkpoint_is_exported_and_the_best_published(
 
 
 def test_the_candidates_are_what_a_cpu_serves(tmp_path):
-    def forms(**changes: object) -> list[tuple[str, str | None]]:
-        request = tiny_request(tmp_path, **changes)
+    def forms(*arguments: str) -> list[tuple[str, str | None]]:
+        options = parse(["--weights", "seeded", *arguments])
         return [
             (each.formats[0].name, each.precision)  # type: ignore[union-attr]
-            for each in candidates.candidates(request)
+            for each in candidates.candidates(options)
         ]
 
     floats = [("torchscript", "fp32"), ("onnx", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")]
-    assert forms() == floats
-    assert forms(formats=("pt2",)) == [*floats, ("pt2", "fp32")]
-    assert forms(precision="bf16", formats=("openvino",)) == [("openvino", "bf16")]
-    quantization = Quantization(tmp_path)
-    assert forms(formats=("openvino",), precision="int8", quantization=quantization) == [
-        ("openvino", "int8")
-    ]
+    assert forms() == forms("--formats", "onnx,tensorrt") == floats
+    assert forms("--formats", "pt2") == [*floats, ("pt2", "fp32")]
+    assert forms("--precision", "bf16") == [("openvino", "bf16")]
+    assert forms("--calibration", str(tmp_path)) == [*floats, INT8]
+    assert forms("--calibration", str(tmp_path), "--precision", "int8") == [INT8]
+    with pytest.raises(OptionError, match="the images to quantise with"):
+        forms("--precision", "int8")
+    with pytest.raises(OptionError, match="unknown format"):
+        forms("--formats", "onxx")
 
 
-def test_a_candidate_that_its_gate_refuses_is_left_out(tmp_path, monkeypatch):
+def test_a_candidate_that_its_gate_refuses_is_left_out(tmp_path, monkeypatch, capsys):
+    exported = type("Outcome", (), {"model": "tiny_onnx"})
+
     def refuse(request, reporter):
         if request.formats[0].name != "onnx":
             raise ParityError("refused")
-        return [replace_model]
+        return [exported]
 
-    replace_model = type("Outcome", (), {"model": "tiny_onnx"})
+    def made(*arguments: str) -> list[str]:
+        options = parse(["--weights", "seeded", *arguments])
+        return list(candidates.export_candidates(options, tmp_path, Reporter()))
+
     monkeypatch.setattr(candidates, "export", refuse)
-    told: list[str] = []
-    request = tiny_request(tmp_path)
-    assert list(candidates.export_candidates(request, tmp_path, QUIET, told.append)) == [
-        "tiny_onnx"
-    ]
-    assert told == ["left out: refused"] * 3
+    assert made() == ["tiny_onnx"]
+    assert capsys.readouterr().err == "left out: refused\n" * 3
+    with pytest.raises(ParityError, match="refused"):
+        made("--precision", "bf16")
     with pytest.raises(PerfError, match="no format serves fp16 on a CPU"):
-        candidates.export_candidates(
-            tiny_request(tmp_path, precision="fp16"), tmp_path, QUIET, told.append
-        )
+        made("--precision", "fp16")
+
+
+def test_weights_that_are_not_there_are_told_once(tmp_path, capsys):
+    missing = tmp_path / "missing.pth"
+    command = ["advise", "--repository", str(tmp_path / "models")]
+    assert main([*command, "--", "--weights", str(missing)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {missing} does not exist. --weights takes")
+    assert not (tmp_path / "models").exists()
 
 
 @pytest.mark.parametrize("option", ["--p99-ms", "--minutes", "--seconds"])

@@ -13,7 +13,9 @@ from seresnext101_triton.perf.cpu import BATCHES, EAGER, VARIANTS
 from seresnext101_triton.perf.errors import PerfError
 from seresnext101_triton.perf.records import (
     RECORD_TYPES,
+    AdviceRecord,
     Confirmation,
+    Contestant,
     CpuMeasurement,
     CpuRecord,
     Load,
@@ -86,6 +88,18 @@ def test_every_kind_of_record_is_shown(tmp_path):
             load=Load("m"),
             p99_ms=None,
         ),
+        AdviceRecord(
+            **CIRCUMSTANCES | {"command": "advise"},
+            contestants=[
+                Contestant("fast", NEW, 0.0, [12.0] * 3, [8.0] * 3, None, ""),
+                Contestant("near", OLD, 0.031, [11.0] * 3, [9.0] * 3, Ratio(0.92, 0.8, 1.1), ""),
+                Contestant("slow", OLD, 0.0, [3.0], [99.0], None, "slower after 1 round"),
+            ],
+            concurrency=8,
+            p99_ms=50.0,
+            max_loss=0.05,
+            refused=[],
+        ),
         CpuRecord(**CIRCUMSTANCES | {"command": "cpu"}, **vars(cpu_measurement())),
         PrecisionRecord(
             **CIRCUMSTANCES | {"command": "precision"},
@@ -112,6 +126,11 @@ def test_every_kind_of_record_is_shown(tmp_path):
         "eager FP16",
         "4.0",
         "Side by side",
+        "a p99 of 50 ms at most: fast with 2 instances x 1 threads",
+        "After 3 rounds it is not certain that these are slower: near (1 x all)",
+        "0.92 (0.80 – 1.10)",
+        "slower after 1 round",
+        "3.1%",
     ):
         assert words in page and words in text
     assert page.count("<svg") == 4 and (tmp_path / "cpu.png").exists()

@@ -11,11 +11,14 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import tritonclient.grpc as triton
 
+from seresnext101_triton.client import Classifier
 from seresnext101_triton.client.errors import ServerUnreachable
+from seresnext101_triton.client.images import sample_photographs
 from seresnext101_triton.perf import load
 from seresnext101_triton.perf.cli import main
 from seresnext101_triton.perf.load import LoadGenerator
@@ -73,8 +76,11 @@ def test_every_load_is_measured_and_explained(server, tmp_path, capsys):
 
 def test_a_second_run_measures_only_what_is_missing(server, tmp_path):
     results = tmp_path / "results.jsonl"
+    with Classifier(server.url, "tiny_onnx") as classifier:  # not counted: it was before
+        classifier.infer(np.stack([classifier.prepare(path) for path in sample_photographs()]))
     sweep(server, results, "--concurrency", "1")
     first = records(results)
+    assert first[0]["server"]["mean_batch"] == 1
     sweep(server, results, "--concurrency", "1,2")
     assert records(results)[:1] == first
     assert [record["load"]["concurrency"] for record in records(results)] == [1, 2]
@@ -135,8 +141,8 @@ def test_the_server_that_it_starts_is_watched(repository, tmp_path):
     (record,) = records(results)
     # The kernel counts processor time in steps.
     assert 0 < record["server"]["cores"] <= (os.cpu_count() or 1) + 0.5
-    # A tritonserver with a stub holds more on every machine.
-    assert record["server"]["memory_mib"] > 50
+    # A tritonserver with a stub holds more on every machine, also where memory is reclaimed.
+    assert record["server"]["memory_mib"] > 20
     assert 1 <= record["server"]["mean_batch"] <= 4
 
 
@@ -218,6 +224,7 @@ def test_ctrl_c_keeps_what_is_done(server, tmp_path):
 
 
 def test_every_combination_is_a_load():
+    assert LoadGrid(["a"]).loads() == [Load("a")]
     assert len(LoadGrid(["a", "b"], [1, 8], [1, 2, 4], protocols=["grpc", "http"]).loads()) == 24
     assert [load.rate for load in LoadGrid(["a"], [1], [1, 2], rates=[5.0]).loads()] == [5.0]
 

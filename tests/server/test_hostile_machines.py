@@ -83,10 +83,13 @@ def test_a_machine_with_little_shared_memory(tmp_path):
 def test_a_folder_for_keys_that_others_could_write(small, tmp_path, monkeypatch):
     shared = tmp_path / "shared"
     shared.mkdir()
-    shared.chmod(0o777)
     monkeypatch.setenv("SERESNEXT101_RUN_FOLDER", str(shared))
-    with pytest.raises(ServerError, match="in which only this user can write"):
-        Registration()
+    for mode in (0o777, 0o720, 0o702):
+        shared.chmod(mode)
+        with pytest.raises(ServerError, match="in which only this user can write"):
+            Registration()
+    shared.chmod(0o755)
+    Registration().remove()
     monkeypatch.setenv("SERESNEXT101_RUN_FOLDER", str(tmp_path / "a" / "b"))
     with pytest.raises(ServerError, match="cannot hold the server's key"):
         Registration()

@@ -89,6 +89,15 @@ def test_the_line_of_a_machine_with_a_gpu(small, monkeypatch, capsys):
     assert "1.2 is not a known release" in capsys.readouterr().err
 
 
+def test_where_engines_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert engine_folder() == tmp_path / ".cache/seresnext101-triton/engines"
+    monkeypatch.setenv("XDG_CACHE_HOME", "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    assert engine_folder() == tmp_path / "elsewhere/seresnext101-triton/engines"
+
+
 def test_an_address_with_brackets_and_a_protocol_that_is_open(small):
     container = Container(small, Ports(1, 2, 3), "[::1]", allow=["logging", "trace"], key="secret")
     line = container.command()

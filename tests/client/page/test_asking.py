@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
+from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -119,26 +121,82 @@ def test_text_from_outside_is_text(tmp_path):
     assert page.count("&lt;img src=x onerror=alert(1)&gt; &#36;&#123;1+1&#125;") == 8
 
 
+class Words(HTMLParser):
+    """The texts of a page, without the tags."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(page)
+
+    def handle_data(self, data: str) -> None:
+        self.found.append(data)
+
+
+TIMES = "Time of each stage, in milliseconds"
+
+
 @pytest.mark.parametrize(
-    ("requests", "queue_s", "row"),
-    [(1, 0.001, "queue"), (3, 0.001, "averages over 3 requests"), (0, None, "request")],
+    ("requests", "queue_s", "rows", "note"),
+    [
+        (1, 0.001, ["queue", "1.0", "compute", "4.0", "transfer", "5.0"], []),
+        (
+            *(3, 0.001, ["queue", "1.0", "compute", "4.0", "transfer", "5.0"]),
+            ["Queue and compute are averages over 3 requests: others used the model."],
+        ),
+        (
+            *(0, None, ["request", "10.0"]),
+            ["The server does not tell its times in queue and compute."],
+        ),
+    ],
 )
-def test_the_table_of_times(tmp_path, requests, queue_s, row):
+def test_all_that_a_page_says(tmp_path, requests, queue_s, rows, note):
+    labels = [Prediction(0, "cat", 0.875), Prediction(3, "dog", 0.125)]
     reply = Reply(
         "m",
         "1",
-        predictions=[Prediction(0, "cat", 1.0)],
+        predictions=labels,
         prepare_s=0.002,
         request_s=0.010,
         queue_s=queue_s,
         compute_s=queue_s and 0.004,
         requests=requests,
     )
-    picture = Picture(tmp_path / "a.png", 1, 1, b"", 0.003, [reply])
-    page = rendering.answers([picture], {picture.path: 0.005})
-    assert row in page
-    assert '<th scope="row">total</th><td>20.0</td>' in page
-    assert ("does not tell" in page) == (queue_s is None)
+    other = Reply("n", predictions=labels, untrained=True)
+    picture = Picture(tmp_path / "a.png", 3, 2, b"", 0.003, [reply])
+    compared = Picture(tmp_path / "b.png", 3, 2, b"", 0.003, [reply, other])
+    differing = replace(other, predictions=labels[::-1])
+    disagreed = replace(compared, replies=[reply, differing])
+    uploads = {picture.path: 2.5}
+    stages = [
+        TIMES,
+        "upload",
+        "2500.0",
+        "decode",
+        "3.0",
+        "prepare",
+        "2.0",
+        *rows,
+        "total",
+        "2515.0",
+    ]
+    answer = ["m ", "version 1", "cat", "87.5%", "dog", "12.5%", *stages, *note]
+    head = ["a.png", "3 × 2 pixels"]
+    assert Words(rendering.answers([picture], uploads)).found == head + answer
+    assert Words(rendering.answers([picture, picture], uploads, 1)).found == [
+        *(head + answer) * 2,
+        "1 picture to go…",
+    ]
+    assert Words(rendering.answers([], {}, 2)).found == ["2 pictures to go…"]
+    said = Words(rendering.answers([compared], {})).found
+    assert said[:8] == ["b.png", "3 × 2 pixels", "Both models say: ", "cat", *answer[:4]]
+    assert said[said.index("upload") + 1] == "–"
+    assert said[said.index("n") :][:2] == ["n", rendering.UNTRAINED]
+    said = Words(rendering.answers([disagreed], {})).found
+    assert said[2:5] == ["The models ", "differ", "."]
+    assert 'style="width:87.50%"' in rendering.answers([picture], {})
+    assert 'aria-busy="false"' in rendering.answers([], {})
+    assert 'aria-busy="true"' in rendering.answers([], {}, 1)
 
 
 def test_old_uploads_are_removed(tmp_path):
