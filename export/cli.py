@@ -46,6 +46,7 @@ examples:
   python -m export --weights ngc --formats onnx --max-batch 64 --device gpu
   python -m export --weights ngc --formats openvino --precision bf16
   python -m export --weights ngc --formats openvino --precision int8 --calibration photographs/
+  python -m export --weights ngc --repository s3://bucket/models
   python -m export --weights ngc --formats tensorrt
                                     an FP16 plan, on the GPU that will serve it
   python -m export --weights ngc --formats tensorrt --plan /mnt/l4/model.plan

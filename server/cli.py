@@ -40,6 +40,8 @@ examples:
   python -m server --follow                             load what is exported meanwhile
   python -m server --model seresnext101_onnx@1          serve one version, under this name
   python -m server --replicas 2                         two servers behind one Envoy
+  python -m server --repository s3://bucket/models --follow
+                                                        the same from an object store
   python -m server --ngc                                serve with NVIDIA's image, in Docker
 
 A model whose process dies is loaded again, and a server that dies is started again.
@@ -51,7 +53,8 @@ exit codes:
   2   wrong usage
   65  a file of a model is not the one that was published
   69  no tritonserver, or a part of it is missing; with --replicas, no Envoy
-  73  no room for the server's files: the temporary folder, or shared memory
+  73  no room for the server's files: the temporary folder, or shared memory; or an object store
+      cannot be read
 """
 
 

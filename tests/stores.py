@@ -38,6 +38,7 @@ def s3_server(folder: Path) -> Iterator[Mapping[str, str]]:
     Yields:
         The environment of those who use it.
     """
+    assert folder.is_dir(), "moto is not installed: `make .venv/moto`"
     command = [sys.executable, str(Path(__file__).with_name("moto_server.py"))]
     environment = os.environ | {"PYTHONPATH": str(folder)}
     process = subprocess.Popen(
@@ -141,9 +142,10 @@ class Publisher:
         self._process.stdout.close()
 
     def begin(self, url: str, content: str, at: int = 0) -> None:
-        """Begin to publish as `publish_killed` does."""
+        """Begin to publish as `publish_killed` does, with the environment of this process."""
         assert self._process.stdin
-        print(json.dumps([url, content, at]), file=self._process.stdin, flush=True)
+        asked = json.dumps([dict(os.environ), url, content, at])
+        print(asked, file=self._process.stdin, flush=True)
 
     def code(self) -> int:
         """Wait for the end, and return the exit code: below zero after a signal."""
@@ -153,7 +155,8 @@ class Publisher:
 
 def _serve() -> None:
     for line in sys.stdin:
-        url, content, at = json.loads(line)
+        environment, url, content, at = json.loads(line)
+        os.environ.update(environment)
         if child := os.fork():
             _, status = os.waitpid(child, 0)
             print(os.waitstatus_to_exitcode(status), flush=True)

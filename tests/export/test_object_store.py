@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 
@@ -54,6 +53,12 @@ def url(s3, tmp_path, monkeypatch) -> str:
     return f"s3://bucket/{next(_NUMBERS)}/models"
 
 
+@pytest.fixture(scope="module")
+def publishers() -> Iterator[list[Publisher]]:
+    with Publisher() as one, Publisher() as other:
+        yield [one, other]
+
+
 def elsewhere(monkeypatch, tmp_path, name: str) -> None:
     """Go on as on another machine, which has fetched nothing yet."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
@@ -94,39 +99,41 @@ def test_triton_is_told_of_a_version_whose_config_is_the_same(url):
         assert served(objects(url)) == [number]
 
 
-@pytest.mark.parametrize("first", [True, False])
-def test_a_kill_at_every_request_leaves_the_old_version_and_the_next_export_cleans_up(url, first):
+@pytest.mark.parametrize("old", [0, 1])
+def test_a_kill_at_every_request_leaves_the_old_version_and_the_next_export_cleans_up(
+    url, publishers, old
+):
     """The publication of a model that is new, and of a model that is there."""
-    old = 0 if first else publish(url, "old")
-    with Publisher() as publisher:
-        for at in count(1):
-            place = f"{url}-{at}" if first else url
-            publisher.begin(place, "new", at)
-            code = publisher.code()
-            found = objects(place)
-            committed = f"{MODEL}/{old + 1}/model.onnx" in index_of(found).files
-            # What a Triton loads is complete, and is the new version only if the index has it.
-            assert served(found) in ([old][: old > 0], [old + 1][:committed])
-            if code == 0:
-                break
-            assert code == -signal.SIGKILL
-            following = publish(place, "newer")
-            assert following == (old + 2 if committed else old + 1)
-            found = objects(place)
-            assert served(found) == [following]
-            assert set(found) == {INDEX, *index_of(found).files, *index_of(found).texts}
-            old = 0 if first else following
+    before = {}
+    if old:
+        publish(url, "old")
+        before = objects(url)
+    for at in count(1):
+        place = f"{url}-{at}"
+        for path, content in before.items():
+            Store(place).write(path, content)
+        publishers[0].begin(place, "new", at)
+        code = publishers[0].code()
+        found = objects(place)
+        committed = f"{MODEL}/{old + 1}/model.onnx" in index_of(found).files
+        # What a Triton loads is complete, and is the new version only if the index has it.
+        assert served(found) in ([old][: old > 0], [old + 1][:committed])
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+        following = publish(place, "newer")
+        assert following == (old + 2 if committed else old + 1)
+        found = objects(place)
+        assert served(found) == [following]
+        assert set(found) == {INDEX, *index_of(found).files, *index_of(found).texts}
     assert 10 < at < 20
 
 
-def test_two_exporters_at_once_do_not_mix(url, tmp_path, monkeypatch):
-    with ExitStack() as stack:
-        publishers = []
-        for name in "one", "two":
-            elsewhere(monkeypatch, tmp_path, name)
-            publishers.append(stack.enter_context(Publisher()))
-            publishers[-1].begin(url, name)
-        assert [publisher.code() for publisher in publishers] == [0, 0]
+def test_two_exporters_at_once_do_not_mix(url, publishers, tmp_path, monkeypatch):
+    for name, publisher in zip(("one", "two"), publishers, strict=True):
+        elsewhere(monkeypatch, tmp_path, name)
+        publisher.begin(url, name)
+    assert [publisher.code() for publisher in publishers] == [0, 0]
     found = objects(url)
     contents = {found[f"{MODEL}/{number}/model.onnx"] for number in (1, 2)}
     assert contents == {b"one\xff", b"two\xff"}
