@@ -8,6 +8,7 @@ from pathlib import Path
 
 from seresnext101_triton.server.control import Control, running
 from seresnext101_triton.server.errors import LoadError
+from seresnext101_triton.server.spot_check import spot_check
 from seresnext101_triton.server.syncing import served_folder
 
 _FOLLOWS_WITHIN_S = 60.0
@@ -35,19 +36,22 @@ def versions_in_use(root: Path, model: str) -> dict[int, str]:
     return found
 
 
-def follow(root: Path, model: str, versions: Sequence[int]) -> list[str]:
+def follow(root: Path, model: str, versions: Sequence[int], *, ask: bool = False) -> list[str]:
     """Have every server that serves a model load the versions that its version policy names now.
+
+    One server follows the other, so that a version that fails does so at the first of them.
 
     Args:
         root: The repository.
         model: The model.
         versions: The versions that the policy names.
+        ask: Whether each server must classify a photograph with the newest of these versions.
 
     Returns:
         `host:port` of the servers, each of which answers with the newest of these versions now.
 
     Raises:
-        LoadError: A server cannot load them.
+        LoadError: A server cannot load them, or does not answer with them as it should.
         ServerError: A server does not answer.
     """
     followed = []
@@ -56,6 +60,8 @@ def follow(root: Path, model: str, versions: Sequence[int]) -> list[str]:
         if any(state.name == model for state in control.index()):
             control.load(model)
             _wait(control, model, set(versions))
+            if ask:
+                spot_check(launch, model, max(versions))
             followed.append(launch.url)
     return followed
 

@@ -173,7 +173,7 @@ def _switch(root: Path, model: str, choose: Choice, *, pin: bool) -> Switch:
         policy = pinned_policy(version) if pin else newest_policy()
         _publish(publication, model, version, policy)
     try:
-        servers = live.follow(repository.root, model, [version])
+        servers = live.follow(repository.root, model, [version], ask=True)
     except ServerError as error:
         with repository.changing() as publication:
             _publish(publication, model, before[-1] if before else version, old_policy)

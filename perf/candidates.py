@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 from seresnext101_triton.export.cli import request_of
@@ -76,14 +77,24 @@ def export_candidates(
     """
     made: dict[str, Request] = {}
     errors: list[ExportError] = []
-    for candidate in candidates(options):
+
+    def attempt(group: Sequence[Request]) -> None:
+        formats = tuple(each for candidate in group for each in candidate.formats)
         try:
-            outcomes = export(replace(candidate, repository=repository), reporter)
+            outcomes = export(replace(group[0], formats=formats, repository=repository), reporter)
         except _OF_ONE_FORM as error:
+            if len(group) > 1:
+                for candidate in group:
+                    attempt([candidate])
+                return
             errors.append(error)
             reporter.note(f"left out: {error}")
         else:
-            made[outcomes[0].model] = candidate
+            made.update(zip((outcome.model for outcome in outcomes), group, strict=True))
+
+    # Formats of one precision share the answers of the network, which take a while to compute.
+    for _, group in groupby(candidates(options), key=lambda candidate: candidate.precision):
+        attempt(list(group))
     if not made:
         raise (
             errors[0]

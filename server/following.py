@@ -2,7 +2,7 @@
 
 `Follower.check` looks once and returns at once; a model is loaded in a thread. The version that was
 served before answers until the new one is loaded and warmed up. If the new one cannot be served,
-the old one stays.
+or does not classify a photograph, the old one stays.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from seresnext101_triton.server.errors import ServerError
+from seresnext101_triton.server.errors import LoadError, ServerError
 from seresnext101_triton.server.integrity import differences
 from seresnext101_triton.server.launcher import Server
 from seresnext101_triton.server.models import servable, versions_to_serve
+from seresnext101_triton.server.spot_check import spot_check
 from seresnext101_triton.server.versions import CONFIG_FILENAME, taken_numbers
 
 # What differs after a change of a model: its folder, its config, or its versions.
@@ -85,7 +86,15 @@ class Follower:
             self._keep(folder, before, self._server.plain(str(error)))
             return
         now = self._ready(folder.name)
-        if now != before:
+        if now == before:
+            return
+        try:
+            if now:
+                spot_check(self._server.launch, folder.name, now[-1])
+        except LoadError as error:
+            self._keep(folder, before, str(error))
+            self._go_back(folder.name, before)
+        else:
             self._tell(f"model {folder.name}: {_named(now)} served now (before: {_named(before)})")
 
     def _keep(self, folder: Path, before: list[int], why: str) -> None:
@@ -98,6 +107,13 @@ class Follower:
             with self._server.control.exclusively():
                 self._server.view.hide(folder.name)
             self._tell(f"model {folder.name}: not served, because {why}")
+
+    def _go_back(self, model: str, before: list[int]) -> None:
+        """Have the server load what its view of the model shows again."""
+        if before:
+            self._server.control.load(model)
+        else:
+            self._server.control.unload(model)
 
     def _ready(self, model: str) -> list[int]:
         states = self._server.control.index()

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from seresnext101_triton.client import Connection
 from seresnext101_triton.client.served import ServedModel
@@ -17,6 +18,7 @@ from seresnext101_triton.export import config, promotion
 from seresnext101_triton.export.pipeline import export
 from seresnext101_triton.export.repository import Repository
 from seresnext101_triton.server import runtimes
+from seresnext101_triton.server.digest import sha256
 from tests.conftest import QUIET, tiny_request
 
 MODEL = "tiny_onnx"
@@ -31,7 +33,9 @@ def versions_of_one_model(root: Path, count: int) -> Path:
     return root
 
 
-def publish_again(root: Path, version: int, *, truncated: bool = False, dims: int = 0) -> int:
+def publish_again(
+    root: Path, version: int, *, truncated: bool = False, dims: int = 0, other: bytes = b""
+) -> int:
     """Publish a copy of a version as the newest one, as an export does, and return its number.
 
     Args:
@@ -39,16 +43,19 @@ def publish_again(root: Path, version: int, *, truncated: bool = False, dims: in
         version: The version to copy.
         truncated: Cut the artifact off after its length and sha256 were written down.
         dims: The length of the output in the config, if it is to be wrong.
+        other: Another artifact, for which the manifest is written.
     """
     repository = Repository(root)
     source = root / MODEL / str(version)
     with repository.exclusive() as publication:
         built = publication.scratch()
-        artifact = (source / ARTIFACT).read_bytes()
+        artifact = other or (source / ARTIFACT).read_bytes()
         (built / ARTIFACT).write_bytes(artifact[:1000] if truncated else artifact)
         facts = json.loads((source / "manifest.json").read_text())
         number = repository.next_version(MODEL)
         (built / "manifest.json").write_text(json.dumps(facts | {"version": number}))
+        if other:
+            rewrite_manifest(built)
         files = {name: promotion.current(root / MODEL, version, name) for name in _TEXTS}
         texts = {name: content.decode() if content else None for name, content in files.items()}
         if dims:
@@ -60,6 +67,24 @@ def publish_again(root: Path, version: int, *, truncated: bool = False, dims: in
         promotion.add(staged, number, texts)
         publication.publish()
     return number
+
+
+def rewrite_manifest(version: Path) -> None:
+    """Make the manifest of a version one of the artifact that is there now."""
+    artifact, manifest = version / ARTIFACT, version / "manifest.json"
+    length = artifact.stat().st_size
+    artifacts = [{"file": ARTIFACT, "sha256": sha256(artifact), "bytes": length}]
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"artifacts": artifacts}))
+
+
+def overflowing(artifact: Path) -> bytes:
+    """The same ONNX network, but all that it answers is NaN."""
+    model = onnx.load(artifact)
+    for each in model.graph.initializer:
+        if each.data_type == onnx.TensorProto.FLOAT:
+            values = np.full(each.dims, np.nan, np.float32)
+            each.CopyFrom(onnx.numpy_helper.from_array(values, each.name))
+    return bytes(model.SerializeToString())
 
 
 _TEXTS = ("config.pbtxt", "labels.txt")

@@ -13,12 +13,19 @@ from seresnext101_triton.export import promotion
 from seresnext101_triton.export.history import history
 from seresnext101_triton.export.live import versions_in_use
 from seresnext101_triton.export.operations import promote, prune, roll_back
-from seresnext101_triton.server.digest import sha256
 from seresnext101_triton.server.errors import IntegrityError, LoadError
 from seresnext101_triton.server.launcher import Server
 from seresnext101_triton.server.versions import newest_policy
 from tests.conftest import FREE_PORTS
-from tests.versions import MODEL, Caller, answer_of, versions_of_one_model
+from tests.versions import (
+    ARTIFACT,
+    MODEL,
+    Caller,
+    answer_of,
+    overflowing,
+    rewrite_manifest,
+    versions_of_one_model,
+)
 from tests.waiting import until
 
 
@@ -67,17 +74,19 @@ def test_forward_and_back_under_load(root):
         assert caller.ask(connection, model) == 2
 
 
-def test_a_version_that_cannot_be_loaded_changes_nothing(root, tree):
-    """Its file is the one of its manifest, but no runtime can load it."""
-    artifact = root / MODEL / "2" / "model.onnx"
-    manifest = artifact.with_name("manifest.json")
-    old = sha256(artifact), f'"bytes": {artifact.stat().st_size}'
-    artifact.write_bytes(b"no ONNX")
-    text = manifest.read_text().replace(old[0], sha256(artifact))
-    manifest.write_text(text.replace(old[1], f'"bytes": {artifact.stat().st_size}'))
+@pytest.mark.parametrize("kind", ["no ONNX", "overflowing"])
+def test_a_version_that_does_not_answer_changes_nothing(root, tree, kind):
+    """Its file is the one of its manifest, but no runtime loads it, or its answers are NaN."""
+    artifact = root / MODEL / "2" / ARTIFACT
+    bad, message = b"no ONNX", r"(?s)cannot be loaded.*servers answer"
+    if kind == "overflowing":
+        bad = overflowing(artifact)
+        message = r"version 2 of model 'tiny_onnx' .* does not answer .*nan.* servers answer as"
+    artifact.write_bytes(bad)
+    rewrite_manifest(artifact.parent)
     with Server(root, ports=FREE_PORTS, only=[MODEL]) as server:
         before = tree(root)
-        with pytest.raises(LoadError, match=r"(?s)cannot be loaded.*servers answer"):
+        with pytest.raises(LoadError, match=message):
             promote(root, MODEL, to=2)
         assert tree(root) == before
         with Connection(server.url) as connection:

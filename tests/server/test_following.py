@@ -19,7 +19,15 @@ from seresnext101_triton.server import cli
 from seresnext101_triton.server.following import Follower
 from seresnext101_triton.server.launcher import Server
 from tests.conftest import FREE_PORTS
-from tests.versions import MODEL, Caller, answer_of, publish_again, versions_of_one_model
+from tests.versions import (
+    ARTIFACT,
+    MODEL,
+    Caller,
+    answer_of,
+    overflowing,
+    publish_again,
+    versions_of_one_model,
+)
 
 DEADLINE_S = 300
 
@@ -108,6 +116,17 @@ def test_the_old_version_is_served_also_after_a_restart(root):
         assert roll_back(root, MODEL).version == 2
         assert roll_back(root, MODEL).version == 1
         assert running.ready() == ["1"]
+
+
+def test_a_version_that_is_ready_and_answers_nan_is_not_kept(root):
+    with followed(root) as running:
+        publish_again(root, 1, other=overflowing(root / MODEL / "1" / ARTIFACT))  # version 3
+        running.wait_for(lambda: any("version 2 still served" in x for x in running.notes))
+        assert "version 3 of model 'tiny_onnx' was loaded at " in running.notes[-1]
+        assert "the model answers nan for a class" in running.notes[-1]
+        running.wait_for(lambda: running.ready() == ["2"])
+        running.server.control.reload(MODEL)
+        assert running.ready() == ["2"]
 
 
 def test_a_new_model_is_served_and_a_damaged_one_is_not(root):

@@ -35,6 +35,7 @@ from seresnext101_triton.server.fleet.fleet import Fleet
 from seresnext101_triton.server.fleet.metrics import UP, merged
 from tests.conftest import onnx_convolution, write_model
 from tests.server.launching import Launcher, launcher
+from tests.versions import ARTIFACT, Caller, answer_of, overflowing, rewrite_manifest
 from tests.waiting import until
 
 MODEL = "tiny_onnx"
@@ -143,16 +144,24 @@ def test_each_server_has_its_own_launch_and_cores(started):
         assert {state.state for state in Control(each).index()} == {"READY"}
 
 
-def test_a_promotion_reaches_every_server_and_a_bad_one_none(started):
+def test_a_promotion_reaches_every_server_and_a_bad_one_none(started, capsys):
     folder = started.repository / MODEL
     shutil.copytree(folder / "1", folder / "2")
     assert export(["promote", MODEL, "--to", "2", "--repository", str(started.repository)]) == 0
     assert served(started) == [{"2"}, {"2"}]
-    shutil.copytree(folder / "1", folder / "3")
-    (folder / "3" / "model.onnx").write_bytes(b"no artifact")
-    (folder / "3" / "manifest.json").unlink(missing_ok=True)
-    assert export(["promote", MODEL, "--to", "3", "--repository", str(started.repository)]) != 0
-    assert served(started) == [{"2"}, {"2"}]
+    artifact = folder / "1" / ARTIFACT
+    caller = Caller(started.launch(gateway=True).url, {2: answer_of(started.repository, 2)})
+    with caller.calling():
+        for version, bad in (("3", b"no artifact"), ("4", overflowing(artifact))):
+            shutil.copytree(folder / "1", folder / version)
+            (folder / version / ARTIFACT).write_bytes(bad)
+            rewrite_manifest(folder / version)
+            command = ["promote", MODEL, "--to", version, "--repository", str(started.repository)]
+            assert export(command) == 1
+            assert served(started) == [{"2"}, {"2"}]
+    # One server has answered with version 4 until it was judged.
+    assert caller.errors == [] and caller.seen.count(2) > caller.seen.count(0)
+    assert "version 4 of model 'tiny_onnx' was loaded at " in capsys.readouterr().err
     assert (
         started.launch(gateway=True).restarts == "none"
     )  # that a version was loaded anew is no death
