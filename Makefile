@@ -31,6 +31,10 @@ INSTALLED := $(VENV)/.installed
 # The page's own environment: Gradio needs an older Pillow than the rest is tested with.
 WEB := $(VENV)/web
 
+# A real S3 server for the tests, beside the environment and not in it: moto needs an older python-dateutil.
+MOTO := moto==5.2.5 boto3==1.44.8 botocore==1.44.8 s3transfer==0.19.3 jmespath==1.1.0 responses==0.26.3 xmltodict==1.0.4 \
+  py-partiql-parser==0.6.3 werkzeug==3.1.9 flask==3.1.3 flask-cors==6.0.5 blinker==1.9.0 itsdangerous==2.2.0
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo export export-gpu tensorrt-ngc serve serve-ngc classify web screenshots kserve perf-analyzer bench bench-cpu test test-elsewhere test-gpu fuzz mutants lint docs format lock clean
 
@@ -146,7 +150,7 @@ bench-cpu: perf-analyzer ## measure all that serves on a CPU, INT8 included, by 
 	  --calibration $(or $(CALIBRATION),perf/results/calibration) --min-agreement $(if $(WEIGHTS),0.95,0)
 	@$(BIN)/python -m perf cpu --repository $(BENCH)
 
-test: $(INSTALLED) $(WEB)/.installed $(VENV)/perf_analyzer/perf_analyzer $(VENV)/$(MUTMUT) ## prove it: the tests, with the real tritonserver; COVERAGE=1 says which lines they ran
+test: $(INSTALLED) $(WEB)/.installed $(VENV)/perf_analyzer/perf_analyzer $(VENV)/$(MUTMUT) $(VENV)/moto ## prove it: the tests, with the real tritonserver; COVERAGE=1 says which lines they ran
 	$(BIN)/python -m $(if $(COVERAGE),coverage run -m) pytest $(SHARED_OUT)
 	$(if $(COVERAGE),@$(BIN)/coverage combine --quiet && $(BIN)/coverage report)
 
@@ -169,6 +173,9 @@ mutants: $(VENV)/$(MUTMUT) perf-analyzer ## see which small bugs no test notices
 # Its operators and what they need, beside the environment and not in it.
 $(VENV)/$(MUTMUT): $(INSTALLED)
 	@$(PIP) --no-deps --upgrade --target $@ $(MUTMUT) libcst==1.9.0
+
+$(VENV)/moto: $(INSTALLED)
+	@$(PIP) --no-deps --no-compile --upgrade --target $@ $(MOTO)
 
 lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +46,7 @@ examples:
   python -m export --weights ngc --formats onnx --max-batch 64 --device gpu
   python -m export --weights ngc --formats openvino --precision bf16
   python -m export --weights ngc --formats openvino --precision int8 --calibration photographs/
+  python -m export --weights ngc --repository s3://bucket/models
   python -m export --weights ngc --formats tensorrt
                                     an FP16 plan, on the GPU that will serve it
   python -m export --weights ngc --formats tensorrt --plan /mnt/l4/model.plan
@@ -91,15 +91,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from seresnext101_triton.export.reporting import Reporter
 
     flags = options.flags
-    reporter = Reporter(quiet=options.quiet, reword=partial(with_flags, flags=flags))
     try:
         from seresnext101_triton.export.pipeline import export
+        from seresnext101_triton.export.sharing import opened
 
         started = time.monotonic()
         request, left_out = request_of(options), ""
         if options.partial:
             request, left_out = _possible(request)
-        outcomes = export(request, reporter)
+        with opened(options.repository) as place:
+            reporter = Reporter(
+                quiet=options.quiet, reword=lambda text: place.shown(with_flags(text, flags))
+            )
+            outcomes = export(replace(request, repository=place.folder), reporter)
     except ToolkitError as error:
         interruption.check()  # an interrupted import or callback may look like any error
         return report(error, flags)
@@ -114,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     conclude(outcomes, reporter, time.monotonic() - started)
     if options.json:
-        print(json.dumps([outcome.to_json() for outcome in outcomes], indent=2))
+        print(place.shown(json.dumps([outcome.to_json() for outcome in outcomes], indent=2)))
     if left_out:
         print(left_out, file=sys.stderr)
         return 3
@@ -192,10 +196,10 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     add("--precision", choices=tuple(PRECISIONS), help=_precision_help())
     add(
         "--repository",
-        type=Path,
-        default=Path("model_repository"),
-        metavar="DIR",
-        help="default: model_repository",
+        default="model_repository",
+        metavar="DIR|URL",
+        help="a folder, or s3://BUCKET/PATH, gs://BUCKET/PATH, az://CONTAINER/PATH "
+        "(default: model_repository)",
     )
     add(
         "--name",
@@ -438,7 +442,7 @@ def request_of(options: argparse.Namespace) -> Request:
     names = filter(None, options.formats.split(","))
     return Request(
         weights=options.weights,
-        repository=options.repository,
+        repository=Path(options.repository),
         formats=tuple(configured.get(name, name) for name in names),
         precision=options.precision,
         quantization=_quantization(options),

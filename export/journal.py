@@ -15,7 +15,8 @@ from pathlib import Path
 
 from seresnext101_triton.export import interruption
 from seresnext101_triton.export.errors import RepositoryError
-from seresnext101_triton.export.filesystem import exchange, reason, remove_tree, settle, sync
+from seresnext101_triton.export.filesystem import reason, remove_tree, sync
+from seresnext101_triton.server.folders import exchange, settle
 
 _JOURNAL = ".journal.json"  # no model's name begins with a dot
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from seresnext101_triton.server.control import Control, running
 from seresnext101_triton.server.errors import LoadError
 from seresnext101_triton.server.spot_check import spot_check
+from seresnext101_triton.server.syncing import served_folder
 
 _FOLLOWS_WITHIN_S = 60.0
 _POLL_S = 0.05
@@ -26,7 +27,7 @@ def versions_in_use(root: Path, model: str) -> dict[int, str]:
         ServerError: A server does not say what it serves.
     """
     found: dict[int, str] = {}
-    for launch in running(root):
+    for launch in running(served_folder(root)):
         for state in Control(launch).index():
             version = int(state.version) if state.version else 0
             named = state.name in (model, f"{model}@{version}")

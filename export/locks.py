@@ -63,6 +63,9 @@ class FolderLock:
                 _close(descriptor)
         return False
 
+    def share(self) -> None:
+        """Let others have what was changed. A folder of this machine needs nothing for that."""
+
     def release(self) -> None:
         """Give the lock back, if this object has it."""
         if self._descriptor is not None:

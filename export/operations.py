@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tritonclient.grpc import model_config_pb2 as pb
 
-from seresnext101_triton.export import image_input, live, manifest, promotion
+from seresnext101_triton.export import image_input, live, manifest, promotion, sharing
 from seresnext101_triton.export.errors import OptionError, VersionError
 from seresnext101_triton.export.filesystem import explained, sync
 from seresnext101_triton.export.publication import Publication
@@ -37,6 +37,7 @@ class Switch:
         pinned: Whether a version that is published later must be promoted to be served.
         servers: `host:port` of the servers that have followed.
         note: What the user should know; may be empty.
+        is_shared: Whether the repository is in an object store, where servers look for themselves.
     """
 
     model: str
@@ -45,6 +46,7 @@ class Switch:
     pinned: bool
     servers: tuple[str, ...]
     note: str
+    is_shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,8 @@ def _switch(root: Path, model: str, choose: Choice, *, pin: bool) -> Switch:
         raise LoadError(
             f"{why}. The repository is as before, and its servers answer as before"
         ) from None
-    return Switch(model, version, tuple(before), pin, tuple(servers), note)
+    shared = sharing.is_shared(repository.root)
+    return Switch(model, version, tuple(before), pin, tuple(servers), note, shared)
 
 
 def _publish(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 
 import torch
 
-from seresnext101_triton.export import config, image_input, manifest, promotion
+from seresnext101_triton.export import config, image_input, manifest, promotion, sharing
 from seresnext101_triton.export.errors import ManifestError, MissingHardware, ParityError
 from seresnext101_triton.export.fingerprint import source_digest
 from seresnext101_triton.export.format import INPUT, OUTPUT, Format, Proof
@@ -44,6 +45,7 @@ from seresnext101_triton.export.tensorrt import rtx
 from seresnext101_triton.export.weights import resolve
 from seresnext101_triton.export.weights.provenance import Provenance, Source
 from seresnext101_triton.server.digest import sha256
+from seresnext101_triton.server.errors import IntegrityError
 from seresnext101_triton.server.integrity import MANIFEST_FILENAME
 from seresnext101_triton.server.releases import release
 from seresnext101_triton.server.versions import CONFIG_FILENAME, LABELS_FILENAME
@@ -283,6 +285,8 @@ def _published(job: _Job, variant: Variant, key: str) -> Manifest | None:
         return None
     if facts.key != key:
         return None
+    with suppress(IntegrityError):
+        sharing.complete(folder)
     if not manifest.is_intact(folder, facts):
         job.reporter.note(
             f"{folder}: the artifact is not the one that was published: it is exported anew",
@@ -430,6 +434,7 @@ def _add_version(job: _Job, network: Network, artifact: Artifact, key: str) -> M
     """Stage a new version of a model, with its manifest, its config.pbtxt and its labels."""
     request, variant, material = job.request, artifact.variant, artifact.material
     model = request.model(variant)
+    staged = job.publication.stage(model)
     facts = Manifest(
         model=model,
         version=job.repository.next_version(model),
@@ -458,7 +463,6 @@ def _add_version(job: _Job, network: Network, artifact: Artifact, key: str) -> M
     )
     (artifact.folder / MANIFEST_FILENAME).write_text(facts.to_text(), encoding="utf-8")
     texts = _texts(request, facts)
-    staged = job.publication.stage(model)
     staged.add_version(facts.version, artifact.folder)
     promotion.add(staged, facts.version, texts)
     return facts

@@ -21,9 +21,10 @@ from pathlib import Path
 
 from seresnext101_triton.export import interruption, journal
 from seresnext101_triton.export.errors import RepositoryError
-from seresnext101_triton.export.filesystem import explained, link_tree, reason, sync, sync_tree
+from seresnext101_triton.export.filesystem import explained, reason, sync, sync_tree
 from seresnext101_triton.export.locks import FolderLock
 from seresnext101_triton.server.embedded import EMBEDDED_CONFIG_FILENAME, embedded_text
+from seresnext101_triton.server.folders import link_tree
 from seresnext101_triton.server.versions import CONFIG_FILENAME
 
 LONGEST_CHANGE_S = 60.0

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from os.path import realpath
 from pathlib import Path
 
+from seresnext101_triton.export import sharing
 from seresnext101_triton.export.errors import RepositoryError
 from seresnext101_triton.export.filesystem import explained
 from seresnext101_triton.export.journal import undo_killed
@@ -85,10 +86,12 @@ class Repository:
                 changes.take(LONGEST_CHANGE_S)
                 exports.take()
                 publication = Publication(self.root, undo_killed(self.root), changes)
+                changes.share()
             changes.release()
             stack.callback(publication.close)
             with publication.explained():
                 yield publication
+                changes.share()
 
     @contextmanager
     def changing(self) -> Iterator[Publication]:
@@ -117,6 +120,7 @@ class Repository:
             stack.callback(publication.close)
             with publication.explained():
                 yield publication
+                changes.share()
 
     def _locks(self) -> tuple[FolderLock, FolderLock]:
         """The lock of exports, and the lock of changes."""
@@ -125,11 +129,7 @@ class Repository:
                 self.root,
                 f"{self.root}: another export is writing to it; run again when it has finished",
             ),
-            FolderLock(
-                self.root.parent,
-                f"{self.root}: another process has been changing it for {LONGEST_CHANGE_S:.0f} s; "
-                "run again when it has finished",
-            ),
+            sharing.changes(self.root),
         )
 
 

@@ -90,6 +90,8 @@ def print_switch(switch: Switch, *, as_json: bool) -> None:
     lines = [f"{switch.model}: version {switch.version} is served (before: {before})"]
     if switch.servers:
         lines.append(f"followed by the server at {', '.join(switch.servers)}")
+    elif switch.is_shared:
+        lines.append("servers with --follow go over within seconds; others at their next start")
     else:
         lines.append("no server of this user serves the model now; the next start follows")
     lines.append(

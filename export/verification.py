@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seresnext101_triton.client.errors import ContractError
-from seresnext101_triton.export import config, manifest, promotion
+from seresnext101_triton.export import config, manifest, promotion, sharing
 from seresnext101_triton.export.errors import VersionError
 from seresnext101_triton.export.repository import Repository
 from seresnext101_triton.server import integrity
@@ -89,6 +89,7 @@ def check_intact(folder: Path) -> str:
     Raises:
         IntegrityError: A file was changed.
     """
+    sharing.complete(folder)
     found = integrity.differences(folder)
     if found is None:
         return f"{folder} has no manifest: its files are not checked"
@@ -100,6 +101,7 @@ def check_intact(folder: Path) -> str:
 
 
 def _verdict(folder: Path, version: int) -> Verdict:
+    sharing.complete(folder / str(version), anew=True)
     found = integrity.differences(folder / str(version))
     if found is None and ((needs := needs_of(folder)).models or needs.images):
         return Verdict(folder.name, version, "no artifact")

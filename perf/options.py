@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from seresnext101_triton.client.options import positive
+from seresnext101_triton.server.store import is_url
 
 REPOSITORY = Path("model_repository")
 RESULTS = Path("perf/results/results.jsonl")
@@ -24,11 +25,17 @@ def add_repository(parser: argparse.ArgumentParser) -> None:
     """Add `--repository DIR`: the model repository."""
     parser.add_argument(
         "--repository",
-        type=Path,
+        type=_folder,
         default=REPOSITORY,
         metavar="DIR",
         help="the model repository (default: model_repository)",
     )
+
+
+def _folder(text: str) -> Path:
+    if is_url(text):
+        raise argparse.ArgumentTypeError(f"it is a folder of this machine, not {text!r}")
+    return Path(text)
 
 
 def add_results(parser: argparse.ArgumentParser) -> None:

@@ -40,6 +40,8 @@ examples:
   python -m server --follow                             load what is exported meanwhile
   python -m server --model seresnext101_onnx@1          serve one version, under this name
   python -m server --replicas 2                         two servers behind one Envoy
+  python -m server --repository s3://bucket/models --follow
+                                                        the same from an object store
   python -m server --ngc                                serve with NVIDIA's image, in Docker
 
 A model whose process dies is loaded again, and a server that dies is started again.
@@ -51,7 +53,8 @@ exit codes:
   2   wrong usage
   65  a file of a model is not the one that was published
   69  no tritonserver, or a part of it is missing; with --replicas, no Envoy
-  73  no room for the server's files: the temporary folder, or shared memory
+  73  no room for the server's files: the temporary folder, or shared memory; or an object store
+      cannot be read
 """
 
 
@@ -118,10 +121,10 @@ def _parser() -> argparse.ArgumentParser:
     add_version(parser)
     parser.add_argument(
         "--repository",
-        type=Path,
-        default=Path("model_repository"),
-        metavar="DIR",
-        help="default: model_repository",
+        default="model_repository",
+        metavar="DIR|URL",
+        help="a folder, or s3://BUCKET/PATH, gs://BUCKET/PATH, az://CONTAINER/PATH, of which what "
+        "is served is kept on this machine (default: model_repository)",
     )
     parser.add_argument(
         "--model",
@@ -252,16 +255,25 @@ def _parser() -> argparse.ArgumentParser:
 def _serve(options: argparse.Namespace) -> int:
     from seresnext101_triton.server.session import Session
     from seresnext101_triton.server.signals import end_signals
+    from seresnext101_triton.server.syncing import folder_of
 
     tell, note = _writer(options)
-    server = _kept(options, tell, note)
-    with end_signals() as signals:
-        tell(f"loading {options.repository} ...")
-        return Session(server, signals, tell).run(options.command)
+    try:
+        with folder_of(options.repository, options.only, follow=options.follow, say=tell) as folder:
+            server = _kept(options, folder, tell, note)
+            with end_signals() as signals:
+                tell(f"loading {options.repository} ...")
+                return Session(server, signals, tell).run(options.command)
+    except KeyboardInterrupt:  # while it was fetched
+        tell("stopped")
+        return 0
 
 
 def _kept(
-    options: argparse.Namespace, tell: Callable[[str], None], note: Callable[[str], None]
+    options: argparse.Namespace,
+    folder: Path,
+    tell: Callable[[str], None],
+    note: Callable[[str], None],
 ) -> Kept:
     """What is to run: a server, or a fleet."""
     from seresnext101_triton.server.fleet.fleet import Fleet
@@ -281,17 +293,19 @@ def _kept(
         "note": note,
     }
     if options.replicas:
-        return Fleet(options.repository, options.replicas, say=tell, **common)
-    return KeptServer(Server(options.repository, tls=_tls(options), **common), tell)
+        return Fleet(folder, options.replicas, say=tell, **common)
+    return KeptServer(Server(folder, tls=_tls(options), **common), tell)
 
 
 def _serve_in_docker(options: argparse.Namespace) -> int:
     from seresnext101_triton.server.ngc import Container
     from seresnext101_triton.server.ports import Ports
     from seresnext101_triton.server.signals import end_signals
+    from seresnext101_triton.server.store import is_url
+    from seresnext101_triton.server.syncing import texts_of
 
     container = Container(
-        options.repository,
+        texts_of(options.repository),
         Ports(options.grpc_port, options.http_port, options.metrics_port),
         options.address,
         options.release or TRITON_RELEASE,
@@ -300,6 +314,7 @@ def _serve_in_docker(options: argparse.Namespace) -> int:
         options.response_cache,
         options.allow,
         _tls(options),
+        url=options.repository if is_url(options.repository) else "",
     )
     _say(shlex.join(container.command()))
     if not shutil.which("docker"):

@@ -56,3 +56,9 @@ class UnknownRelease(ReleaseError):
     """No release of tritonserver has this name. The exit code is argparse's own."""
 
     exit_code = 2
+
+
+class StoreError(ServerError):
+    """An object store cannot be read or written. EX_CANTCREAT of sysexits.h."""
+
+    exit_code = 73

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from seresnext101_triton.client.errors import UsageError
 from seresnext101_triton.client.launches import Launch
 from seresnext101_triton.client.output import say
 from seresnext101_triton.client.transport import Tls
@@ -24,6 +25,11 @@ from seresnext101_triton.server.session import run_command
 from seresnext101_triton.server.signals import EndSignals
 
 _WITHOUT_SHARED_MEMORY = "26.04"  # the first release that refuses it unless it is allowed
+# Of Triton's own object stores.
+_VARIABLES = (
+    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION",
+)  # fmt: skip
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")  # as `obstore` reads them
 # What the container may do: nothing as root, and no writing but to its temporary folder.
 _CONFINEMENT = (
     "--read-only",
@@ -42,7 +48,7 @@ class Container:
     It runs as the caller's own user, without capabilities. The models are mounted read-only.
 
     Attributes:
-        repository: The model repository.
+        repository: The model repository. If it is in an object store, its mirror.
         ports: The ports of this machine.
         address: The address of this machine on which the ports are opened.
         target: The release of the image.
@@ -53,6 +59,8 @@ class Container:
         allow: As for `seresnext101_triton.server.launcher.Server`.
         tls: As for `seresnext101_triton.server.launcher.Server`.
         key: The key to the restricted protocols.
+        url: The repository's URL, if it is in an object store: the server in the image reads it
+            itself. Credentials of this environment are passed on by their names.
     """
 
     repository: Path
@@ -65,6 +73,7 @@ class Container:
     allow: Sequence[str] = ()
     tls: Tls | None = None
     key: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
+    url: str = ""
 
     def command(self) -> list[str]:
         """The `docker run` line.
@@ -73,7 +82,8 @@ class Container:
             NothingToServe: Nothing has been exported, or a model that was named needs a GPU.
             InstallationError: A model that was named takes image files, and `image` is empty.
             UnknownRelease: The release is not known.
-            UsageError: There is a part of `tls`, and no certificate.
+            UsageError: There is a part of `tls`, and no certificate; or the image cannot read the
+                URL.
         """
         folders = without_gpu(served_models(self.repository, self.only), self.only, say)
         if not self.image:
@@ -82,12 +92,15 @@ class Container:
         return [
             "docker", "run", "--rm", f"--user={os.getuid()}:{os.getgid()}", *_CONFINEMENT, *gpus,
             *_published(self.ports, bare_address(self.address), self.tls),
-            *(f"--volume={folder.resolve()}:/models/{folder.name}:ro" for folder in folders),
+            *(_credentials() if self.url else _volumes(folders)),
             *(f"--volume={file.resolve()}:{inside}:ro" for file, inside in _tls_files(self.tls)),
             *([f"--volume={engine_folder()}:{ENGINE_CACHE}"] if gpus else []),
             self.image or release(self.target).image,
-            "tritonserver", "--model-repository=/models",
-            "--model-control-mode=explicit", "--load-model=*", "--strict-readiness=false",
+            "tritonserver",
+            f"--model-repository={triton_url(self.url) if self.url else '/models'}",
+            "--model-control-mode=explicit",
+            *(f"--load-model={name}" for name in ([f.name for f in folders] if self.url else "*")),
+            "--strict-readiness=false",
             *key_arguments(restricted_without(self.allow), self.key), *self._shared_memory(),
             *_tls_inside(self.tls), *cache_arguments(self.response_cache_mib),
         ]  # fmt: skip
@@ -136,6 +149,40 @@ def engine_folder() -> Path:
     """
     caches = os.environ.get("XDG_CACHE_HOME", "") or Path.home() / ".cache"
     return Path(caches, "seresnext101-triton", "engines").absolute()
+
+
+def triton_url(url: str) -> str:
+    """A repository's URL as Triton reads it; the endpoint of this environment is in it.
+
+    Source: docs/user_guide/model_repository.md of the server.
+
+    Raises:
+        UsageError: It is of a store whose settings Triton reads from other variables.
+    """
+    scheme, _, place = url.partition("://")
+    if scheme == "az":
+        raise UsageError(
+            "`ngc` and az:// do not go together: Triton reads Azure from as:// and from variables "
+            "of other names, see docs/object-stores.md"
+        )
+    endpoint = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "")
+    return f"s3://{endpoint.rstrip('/')}/{place}" if scheme == "s3" and endpoint else url
+
+
+def _credentials() -> Iterator[str]:
+    """Options that pass variables on by their names, so that no line shows a value."""
+    for name in _VARIABLES:
+        if os.environ.get(name):
+            yield f"--env={name}"
+    if file := os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
+        inside = "/credentials.json"
+        yield f"--volume={Path(file).resolve()}:{inside}:ro"
+        yield f"--env=GOOGLE_APPLICATION_CREDENTIALS={inside}"
+
+
+def _volumes(folders: Sequence[Path]) -> Iterator[str]:
+    for folder in folders:
+        yield f"--volume={folder.resolve()}:/models/{folder.name}:ro"
 
 
 def _published(ports: Ports, address: str, tls: Tls | None) -> Iterator[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import Protocol, cast
 
 from seresnext101_triton import as_typed
@@ -49,8 +48,13 @@ def run(name: str, arguments: Sequence[str]) -> int:
         arguments: What follows the name on the command line.
     """
     known = parser(name)
+    options = known.parse_args(arguments)
+    from seresnext101_triton.export.sharing import opened
+
     try:
-        return load(name).run(known.parse_args(arguments))
+        with opened(options.repository) as place:
+            options.repository = place.folder
+            return load(name).run(options)
     except ToolkitError as error:
         return report(error, flags_of(known))
 
@@ -64,10 +68,9 @@ def parser(name: str) -> Parser:
     command.add_arguments(made)
     made.add_argument(
         "--repository",
-        type=Path,
-        default=Path("model_repository"),
-        metavar="DIR",
-        help="default: model_repository",
+        default="model_repository",
+        metavar="DIR|URL",
+        help="a folder, or s3://BUCKET/PATH (default: model_repository)",
     )
     made.add_argument("--json", action="store_true", help="print one JSON document")
     return made

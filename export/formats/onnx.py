@@ -30,7 +30,7 @@ class Onnx(Format):
 
     def export(self, material: Material, folder: Path, reporter: Reporter) -> None:
         """Put the one ONNX file of this precision into the folder."""
-        from seresnext101_triton.export.filesystem import link
+        from seresnext101_triton.server.folders import link
 
         link(str(material.graph), str(folder / self.filename))
 

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from seresnext101_triton.export import filesystem, journal, manifest
+from seresnext101_triton.export import journal, manifest
 from seresnext101_triton.export.errors import RepositoryError
 from seresnext101_triton.export.pipeline import export
 from seresnext101_triton.export.repository import Repository
 from seresnext101_triton.export.serving import Serving
+from seresnext101_triton.server import folders
 from tests.conftest import QUIET, tiny_request
 from tests.export.test_repository import publish
 
@@ -398,7 +399,7 @@ def test_copies_of_a_half_published_repository_are_left_to_a_person(tmp_path):
 def test_a_publication_whose_process_was_killed_at_its_very_end_stays(root):
     half_published(root)
     (staging,) = root.parent.glob(".models.staging-*")
-    filesystem.exchange(staging / "b", root / "b")
+    folders.exchange(staging / "b", root / "b")
     with Repository(root).exclusive() as publication:
         assert publication.restored == ()
     assert configs(root) == ["new", "new"]

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from seresnext101_triton.export import filesystem, journal, publication
+from seresnext101_triton.export import journal, publication
 from seresnext101_triton.export.errors import RepositoryError
 from seresnext101_triton.export.repository import Repository
+from seresnext101_triton.server import folders
 
 
 @pytest.fixture
@@ -96,7 +97,7 @@ def test_the_model_is_complete_at_every_moment(root, monkeypatch):
         versions = tuple(Repository(root).versions("m"))
         seen.append((versions, (root / "m" / "config.pbtxt").read_text()))
 
-    exchange = filesystem.exchange
+    exchange = folders.exchange
     monkeypatch.setattr(publication, "sync", lambda path: look())
     monkeypatch.setattr(
         journal, "exchange", lambda one, other: (look(), exchange(one, other), look())
