@@ -33,11 +33,13 @@ def _of(parser: argparse.ArgumentParser, command: str) -> Iterator[tuple[str, ar
 
 
 def line(command: str, action: argparse.Action) -> str:
-    """An option with its value, or its choices, and its default."""
+    """An option with its value, or its choices, and its default; `...` if it can be repeated."""
     words = [command, *(action.option_strings or [action.dest])]
     if action.nargs != 0:
         choices = action.choices and "|".join(map(str, action.choices))
         words += [str(choices or action.metavar), *([str(action.nargs)] if action.nargs else [])]
+    if isinstance(action, argparse._AppendAction):
+        words.append("...")
     if action.default not in _NO_DEFAULT:
         words.append(f"= {plain(action.default)}")
     return " ".join(map(str, words))

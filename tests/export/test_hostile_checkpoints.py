@@ -111,7 +111,7 @@ def test_an_expanded_view_is_not_what_is_stored(state, tmp_path):
     [{0: torch.zeros(1)}, {b"x": torch.zeros(1)}, {None: torch.zeros(1), "x": torch.zeros(1)}],
 )
 def test_keys_that_are_no_names(tmp_path, keys):
-    assert "these keys are no names of tensors" in failure(
+    assert "x.pth (state_dict) is no state dict: these keys are no names of tensors" in failure(
         saved(tmp_path / "x.pth", {"state_dict": keys})
     )
 

@@ -499,6 +499,10 @@ def test_a_load_says_what_it_is():
         str(Load("m", rate=2.5, protocol="http", shared_memory=True))
         == "m, batch 1, 2.5 requests/s, http, shared memory"
     )
+    assert Load("m", 2, 4).series == "m, batch 2"
+    assert Load("m", protocol="http", shared_memory=True).series == "m, HTTP, shared memory"
+    assert Load("m", 1, 4).series == "m"
+    assert (Load("m", 1, 4).level, Load("m", rate=2.5).level) == (4, 2.5)
     assert Load("m") == Load(
         "m", batch=1, concurrency=1, rate=0.0, protocol="grpc", shared_memory=False
     )

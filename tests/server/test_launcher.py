@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -20,6 +21,7 @@ from seresnext101_triton.server.errors import (
     LoadError,
     NothingToServe,
     PortInUse,
+    ServerError,
 )
 from seresnext101_triton.server.launcher import Server
 from seresnext101_triton.server.models import served_models
@@ -271,6 +273,27 @@ def test_a_tritonserver_on_path_is_preferred(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     found = installation.find(tmp_path / "unused")
     assert (found.executable, found.embedded, found.arguments) == (native, False, ())
+
+
+@pytest.mark.parametrize(
+    ("end", "starts", "said"),
+    [("exit 3", 1, "ended with code 3"), ("kill -9 $$", 3, "ended with signal SIGKILL")],
+)
+def test_a_server_that_is_killed_at_its_start_is_tried_again_and_one_that_ends_is_not(
+    small, tmp_path, monkeypatch, end, starts, said
+):
+    native = tmp_path / "tritonserver"
+    native.write_text(f"#!/bin/sh\necho start >> {tmp_path}/starts\n{end}\n")
+    native.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    told: list[str] = []
+    with (
+        pytest.raises(ServerError, match=f"tritonserver {said} before it was ready"),
+        Server(small, ports=FREE_PORTS, note=told.append),
+    ):
+        pass
+    assert (tmp_path / "starts").read_text().count("start") == starts
+    assert sum(f"{said} at its start; it is tried again" in line for line in told) == starts - 1
 
 
 def test_only_the_models_that_were_named_are_served(small, capfd):

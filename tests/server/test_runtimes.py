@@ -19,8 +19,9 @@ from seresnext101_triton.export import speed
 from seresnext101_triton.server import runtimes
 from seresnext101_triton.server.cores import MOST_THREADS, usable_cores
 from seresnext101_triton.server.errors import ArtifactError
-from seresnext101_triton.server.runtimes import int8
+from seresnext101_triton.server.runtimes import bfloat16, int8
 from seresnext101_triton.server.runtimes.base import flag, integer, thread_count
+from seresnext101_triton.server.runtimes.openvino import OpenVino, _properties
 from seresnext101_triton.server.runtimes.torchscript import TENSORS_ENTRY
 from tests.conftest import onnx_convolution
 
@@ -47,6 +48,56 @@ def test_the_artifact_tells_its_tensors(runtime_and_artifact):
     model = load(runtime_and_artifact)
     assert (model.input.name, model.input.dims) == ("INPUT__0", (3, 64, 64))
     assert (model.output.name, model.output.dims) == ("OUTPUT__0", (1000,))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "properties"),
+    [
+        ({"PERFORMANCE_HINT": "", "NUM_STREAMS": "", "INFERENCE_NUM_THREADS": ""}, {}),
+        ({"PERFORMANCE_HINT": "Latency"}, {"PERFORMANCE_HINT": "LATENCY"}),
+        ({"NUM_STREAMS": "auto"}, {"NUM_STREAMS": "AUTO"}),
+        ({"NUM_STREAMS": "numa"}, {"NUM_STREAMS": "NUMA"}),
+        ({"NUM_STREAMS": "3"}, {"NUM_STREAMS": "3"}),
+        ({"NUM_STREAMS": "0", "INFERENCE_NUM_THREADS": "0"}, {}),
+        ({"INFERENCE_NUM_THREADS": "2"}, {"INFERENCE_NUM_THREADS": 2}),
+        ({"INFERENCE_NUM_THREADS": str(MOST_THREADS)}, {"INFERENCE_NUM_THREADS": MOST_THREADS}),
+        ({"HINT_BF16": "Yes"}, {"INFERENCE_PRECISION_HINT": "bf16"}),
+    ],
+)
+def test_what_openvino_is_told(parameters, properties):
+    least = {
+        "ENABLE_CPU_PINNING": False,
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": usable_cores(),
+    }
+    if not bfloat16.can_be_asked_for():
+        properties.pop("INFERENCE_PRECISION_HINT", None)
+    assert _properties(parameters) == least | properties
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("HINT_BF16", "NO"), ("COMPILATION_NUM_THREADS", "1"), ("PERFORMANCE_HINT", "FAST")),
+        *(("NUM_STREAMS", "-1"), ("NUM_STREAMS", "many"), ("INFERENCE_NUM_THREADS", "1.5")),
+        *(("INFERENCE_NUM_THREADS", str(MOST_THREADS + 1)), ("NUM_STREAMS", "0" * 99)),
+    ],
+)
+def test_what_openvino_is_not_told(name, value):
+    with pytest.raises(ArtifactError, match=f"parameter {name} "):
+        _properties({name: value})
+
+
+def test_openvino_tells_in_which_type_each_layer_is_computed(repository):
+    (artifact,) = repository.glob("tiny_openvino/*/model.xml")
+    model = load(("openvino", artifact))
+    assert isinstance(model, OpenVino)
+    text = artifact.read_text()
+    convolutions = model.kernels("Convolution")
+    assert model.ran_in == "fp32" and not {"int8", "bf16"} & set(convolutions)
+    assert sum(convolutions.values()) == text.count('Convolution"') > 9
+    assert sum(model.kernels("FullyConnected").values()) == text.count('"MatMul"') == 1
+    assert model.kernels("Unknown") == {}
 
 
 def test_read_only_input_is_taken_as_triton_gives_it(runtime_and_artifact):
