@@ -190,8 +190,10 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         "--formats",
         default=default,
         metavar="A,B",
-        help=f"{summaries} (default: {default}). Which one is the best on this machine is measured "
-        "by `python -m perf advise`",
+        help=as_typed(
+            f"{summaries} (default: {default}). Which one is the best on this machine is measured "
+            "by `python -m perf advise`"
+        ),
     )
     add("--precision", choices=tuple(PRECISIONS), help=_precision_help())
     add(
