@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -177,12 +176,13 @@ def _switch(root: Path, model: str, choose: Choice, *, pin: bool) -> Switch:
     except ServerError as error:
         with repository.changing() as publication:
             _publish(publication, model, before[-1] if before else version, old_policy)
-        with suppress(ServerError):
+        after = "its servers answer as before"
+        try:
             live.follow(repository.root, model, before)
+        except ServerError as problem:
+            after = f"a server could not go back: {problem}"
         why = str(error).strip().rstrip(".;")
-        raise LoadError(
-            f"{why}. The repository is as before, and its servers answer as before"
-        ) from None
+        raise LoadError(f"{why}. The repository is as before, and {after}") from None
     shared = sharing.is_shared(repository.root)
     return Switch(model, version, tuple(before), pin, tuple(servers), note, shared)
 

@@ -28,16 +28,15 @@ def spot_check(launch: Launch, model: str, version: int) -> None:
     Raises:
         LoadError: The version does not answer, or not with probabilities.
     """
+    options = TransportOptions(timeout_s=_TIMEOUT_S)
+    url = f"http://{launch.http_host}:{launch.http}"
     try:
-        with Classifier(
-            f"http://{launch.http_host}:{launch.http}",
-            model,
-            version=str(version),
-            transport_options=TransportOptions(timeout_s=_TIMEOUT_S),
-        ) as classifier:
+        try:
+            classifier = Classifier(url, model, version=str(version), transport_options=options)
+        except ContractError:
+            return
+        with classifier:
             _ask(classifier)
-    except ContractError:
-        return
     except ClientError as error:
         raise LoadError(
             f"version {version} of model {model!r} was loaded at {launch.url} and does not answer "
@@ -46,12 +45,12 @@ def spot_check(launch: Launch, model: str, version: int) -> None:
 
 
 def _ask(classifier: Classifier) -> None:
-    """Ask up to five times, because a refusal may be due to the load. Wrong numbers are not."""
+    """Ask up to five times, because a refusal may be due to the load. A wrong answer is not."""
     for attempt in range(_ATTEMPTS):
         try:
             classifier.classify(sample_photographs()[0])
             return
-        except AnswerError:
+        except (AnswerError, ContractError):
             raise
         except ClientError:
             if attempt == _ATTEMPTS - 1:

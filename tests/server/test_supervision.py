@@ -75,7 +75,7 @@ def test_bulk_and_callers_lose_nothing_while_stubs_and_the_server_are_killed(rep
     names = [str(path) for path in sorted(images.iterdir())]
     with launcher(repository, "--model", "tiny_onnx") as started:
         url = started.launch().url
-        finished = threading.Event()
+        calling, finished = threading.Event(), threading.Event()
         wrong: list[object] = []
         answered = [0]
 
@@ -84,6 +84,7 @@ def test_bulk_and_callers_lose_nothing_while_stubs_and_the_server_are_killed(rep
             with Classifier(url, "tiny_onnx", transport_options=options) as classifier:
                 batch = classifier.prepare(photographs[0])[None]
                 expected = classifier.classify_batch(batch, top=1)
+                calling.set()
                 while not finished.is_set():
                     try:
                         if classifier.classify_batch(batch, top=1) != expected:
@@ -95,6 +96,7 @@ def test_bulk_and_callers_lose_nothing_while_stubs_and_the_server_are_killed(rep
         caller = threading.Thread(target=call)
         caller.start()
         try:
+            assert calling.wait(DEADLINE_S)
             output = tmp_path / "answers.jsonl"
             deaths = iter(["stub", "server", "stub"])
             due = [5]

@@ -68,7 +68,7 @@ def test_the_unit_file_starts_what_exists():
     service = unit["Service"]
     program, package, *arguments = shlex.split(service["ExecStart"])
     assert Path(program).name == "seresnext101" and COMMANDS[package][0] == "server"
-    assert _parser().parse_args(arguments).repository.is_absolute()
+    assert Path(_parser().parse_args(arguments).repository).is_absolute()
     assert service["Type"] == "notify" and service["OOMPolicy"] == "continue"
 
 
