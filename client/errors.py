@@ -51,7 +51,12 @@ class RequestRejected(ClientError):
     """The server refused the request.
 
     The request is invalid or larger than the maximum batch, or the server is overloaded.
+
+    Attributes:
+        is_overload: Whether the server had no place for the request, and may have one later.
     """
+
+    is_overload = False
 
 
 class AccessDenied(ClientError):

@@ -70,7 +70,9 @@ def refusal(address: Address, status: str, message: str) -> ClientError:
             f"({message}). {_way_out(address)}"
         )
     if meaning is Meaning.OVERLOADED:
-        return RequestRejected(f"{refused}: {message}. It is overloaded: try again later")
+        rejected = RequestRejected(f"{refused}: {message}. It is overloaded: try again later")
+        rejected.is_overload = True
+        return rejected
     if meaning is Meaning.TOO_LARGE:
         return RequestRejected(
             f"{refused} as too large: {message}. Send fewer images in one request: `batch`"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from seresnext101_triton.client import Connection
+from seresnext101_triton.client.errors import RequestRejected
 from seresnext101_triton.export import promotion
 from seresnext101_triton.export.history import history
 from seresnext101_triton.export.live import versions_in_use
@@ -19,6 +23,7 @@ from seresnext101_triton.server.versions import newest_policy
 from tests.conftest import FREE_PORTS
 from tests.versions import (
     ARTIFACT,
+    IMAGE,
     MODEL,
     Caller,
     answer_of,
@@ -92,6 +97,37 @@ def test_a_version_that_does_not_answer_changes_nothing(root, tree, kind):
         with Connection(server.url) as connection:
             assert connection.describe(MODEL).version == "3"
             assert connection.is_ready()
+
+
+def test_an_overloaded_server_goes_back_all_the_same(root):
+    """Its queue holds one request, and each answer takes two seconds."""
+    config = root / MODEL / "config.pbtxt"
+    full = "max_queue_delay_microseconds: 2000000 default_queue_policy { max_queue_size: 1 }"
+    for path in (config, *root.glob(f"{MODEL}/*/config.pbtxt")):
+        path.write_text(
+            re.sub(
+                r"dynamic_batching \{[^}]*\}", f"dynamic_batching {{ {full} }}", path.read_text()
+            )
+        )
+    end = threading.Event()
+
+    def call(url: str) -> None:
+        with Connection(url) as connection:
+            model = replace(connection.describe(MODEL), version="")
+            while not end.is_set():
+                with suppress(RequestRejected):
+                    connection.infer(model, IMAGE)
+
+    with Server(root, ports=FREE_PORTS, only=[MODEL]) as server:
+        callers = [threading.Thread(target=call, args=(server.url,)) for _ in range(4)]
+        try:
+            for caller in callers:
+                caller.start()
+            assert roll_back(root, MODEL).version == 2
+        finally:
+            end.set()
+            for caller in callers:
+                caller.join()
 
 
 def test_a_server_does_not_start_with_a_flipped_byte(root):
