@@ -60,6 +60,7 @@ class Format:
         precisions: What it can compute in.
         default_precision: What it computes in where nothing else was asked for.
         cpu_precisions: Those that are worth serving on a CPU; `perf cpu` measures them.
+        is_quick: Whether it is made in seconds. `perf advise` makes those that are by itself.
         devices: Where Triton can serve it: `cpu`, `gpu` or both.
         batched: Whether Triton's batcher makes its batches. NVIDIA's OpenVINO backend would take
             exactly the largest batch then, so there each request is a run of its own, with as many
@@ -79,6 +80,7 @@ class Format:
     precisions: tuple[Precision, ...] = (FP32,)
     default_precision: Precision = FP32
     cpu_precisions: tuple[Precision, ...] = (FP32,)
+    is_quick: bool = True
     devices: tuple[str, ...] = ("cpu", "gpu")
     batched: bool = True
     from_onnx: bool = False

@@ -20,14 +20,13 @@ from typing import Any
 from seresnext101_triton.client.output import say
 from seresnext101_triton.export.errors import RepositoryError
 from seresnext101_triton.server.errors import StoreError
-from seresnext101_triton.server.process import stat_fields
+from seresnext101_triton.server.process import STARTED, stat_fields
 from seresnext101_triton.server.store import Store
 
 LEASE = ".lease.json"
 LEASE_S = 30.0
 _POLL_S = 0.5
 _SAY_AFTER_S = 3.0
-_STARTED = 19  # the field `starttime` of proc_pid_stat(5), counted from the third
 
 
 class Lease:
@@ -191,7 +190,7 @@ def _machine() -> str:
 def _started(pid: int) -> str:
     """When a process started, in ticks since the boot; empty if there is no such process."""
     fields = stat_fields(pid)
-    return fields[_STARTED] if len(fields) > _STARTED and fields[0] != "Z" else ""
+    return fields[STARTED] if len(fields) > STARTED and fields[0] != "Z" else ""
 
 
 def _is_dead(holder: Mapping[str, Any]) -> bool:

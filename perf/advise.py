@@ -227,7 +227,7 @@ def race(
         leader = judge(running, p99_ms)
         remaining = sum(not racer.left for racer in running)
         note(
-            f"round {number}: {leader.model} with {_parallelism(leader.setting)} leads with "
+            f"round {number}: {leader.model} with {leader.setting.parallelism} threads leads with "
             f"{leader.speed:.1f} images/s; {remaining} of {len(running)} go on"
         )
         yield number
@@ -308,7 +308,3 @@ def outcome(
 
 def _keeps(racer: Racer, p99_ms: float | None) -> bool:
     return p99_ms is None or float(np.median(racer.p99_ms)) <= p99_ms
-
-
-def _parallelism(setting: Setting) -> str:
-    return f"{setting.instances} x {setting.threads or 'all'} threads"

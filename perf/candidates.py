@@ -24,10 +24,8 @@ from seresnext101_triton.export.request import Request
 from seresnext101_triton.perf.errors import PerfError
 from seresnext101_triton.perf.records import Setting
 
-# To compile a package of AOTInductor takes longer than all the others, and it is as fast as
-# TorchScript. It is a candidate if the options name it.
-_FORMATS = ("torchscript", "onnx", "openvino")
-_INT8 = "int8"
+# Those that take part without being named.
+_FORMATS = tuple(name for name, each in FORMATS.items() if each.is_quick)
 # What is wrong with one form of the network, or with this machine for it. Other errors are of all.
 _OF_ONE_FORM = (BuildError, CalibrationError, MissingHardware, ParityError, RangeError)
 
@@ -35,7 +33,8 @@ _OF_ONE_FORM = (BuildError, CalibrationError, MissingHardware, ParityError, Rang
 def candidates(options: Namespace) -> Iterator[Request]:
     """A request for each format and precision that is worth serving on a CPU.
 
-    INT8 needs images to calibrate with. A precision that the options name is the only one.
+    A format that takes minutes is a candidate if the options name it. A quantised network is one if
+    they name images to calibrate with. A precision that they name is the only one.
 
     Args:
         options: The options of an export, from `seresnext101_triton.export.cli.parse`.
@@ -51,7 +50,7 @@ def candidates(options: Namespace) -> Iterator[Request]:
             if options.precision not in (None, precision.name):
                 continue
             changes = {"formats": name, "precision": precision.name}
-            if precision.name != _INT8:
+            if not precision.quantized:
                 changes |= {action.dest: action.default for action in options.of_int8}
             elif options.calibration is None and options.precision is None:
                 continue

@@ -38,6 +38,25 @@ def _folder(text: str) -> Path:
     return Path(text)
 
 
+def add_name(parser: argparse.ArgumentParser) -> None:
+    """Add `--name NAME`: the common part of the names of a network's models."""
+    parser.add_argument(
+        "--name",
+        default="seresnext101",
+        help="the models are NAME_torchscript, NAME_openvino_int8 ... (default: seresnext101)",
+    )
+
+
+def add_p99(parser: argparse.ArgumentParser) -> None:
+    """Add `--p99-ms MS`: the bound on the latency."""
+    parser.add_argument(
+        "--p99-ms",
+        type=above_zero,
+        metavar="MS",
+        help="the bound on the 99th percentile of the latency (default: none)",
+    )
+
+
 def add_results(parser: argparse.ArgumentParser) -> None:
     """Add `--results FILE`: the file of JSON lines that holds the results."""
     parser.add_argument(

@@ -155,6 +155,11 @@ class Setting:
     max_batch: int
     delay_us: int
 
+    @property
+    def parallelism(self) -> str:
+        """The instances and the threads of each: `2 x 1`, `1 x all`."""
+        return f"{self.instances} x {self.threads or 'all'}"
+
     def __str__(self) -> str:
         plural = "s" if self.instances > 1 else ""
         return (

@@ -116,10 +116,7 @@ def advice_verdict(record: AdviceRecord) -> list[str]:
     load = f"{record.concurrency} requests in flight, one image in each{bound}"
     lines = [f"The best for {load}: {best.model} with {best.setting}."]
     if record.equals:
-        names = ", ".join(
-            f"{each.model} ({each.setting.instances} x {each.setting.threads or 'all'})"
-            for each in record.equals
-        )
+        names = ", ".join(f"{each.model} ({each.setting.parallelism})" for each in record.equals)
         lines.append(
             f"After {rounds} rounds it is not certain that these are slower: {names}. More time, "
             "`--minutes`, tells them apart if they differ."

@@ -1,4 +1,4 @@
-"""What replacing a folder needs of a file system and the standard library does not have."""
+"""What folders need and the standard library does not have: their replacement, and a cache."""
 
 from __future__ import annotations
 
@@ -70,6 +70,12 @@ def link(source: str, destination: str) -> None:
                 error.errno, "it is no regular file and cannot be linked", source
             ) from None
         shutil.copy2(source, destination)
+
+
+def cache_folder(name: str) -> Path:
+    """Where something is kept for later launches and exports of this user, by its name."""
+    caches = os.environ.get("XDG_CACHE_HOME", "") or Path.home() / ".cache"
+    return Path(caches, "seresnext101-triton", name)
 
 
 def _aside(folder: Path) -> Path:

@@ -23,7 +23,7 @@ from typing import Any
 
 from seresnext101_triton.server.digest import sha256
 from seresnext101_triton.server.errors import IntegrityError, StoreError
-from seresnext101_triton.server.folders import exchange, link
+from seresnext101_triton.server.folders import cache_folder, exchange, link
 from seresnext101_triton.server.store import Store, checked
 
 INDEX = ".repository.json"  # Triton takes only folders for models
@@ -299,5 +299,4 @@ def _write(path: Path, text: str) -> None:
 
 def _caches() -> Path:
     """Where all mirrors of this user are."""
-    caches = os.environ.get("XDG_CACHE_HOME", "") or Path.home() / ".cache"
-    return Path(os.path.realpath(Path(caches, "seresnext101-triton", "repositories")))
+    return Path(os.path.realpath(cache_folder("repositories")))

@@ -16,6 +16,7 @@ from seresnext101_triton.client.transport import Tls
 from seresnext101_triton.server import ENGINE_CACHE, TRITON_RELEASE
 from seresnext101_triton.server.access import key_arguments, restricted_without, tls_arguments
 from seresnext101_triton.server.arguments import cache_arguments
+from seresnext101_triton.server.folders import cache_folder
 from seresnext101_triton.server.models import served_models
 from seresnext101_triton.server.needs import without_gpu, without_images
 from seresnext101_triton.server.ports import LOCALHOST, Ports, bare_address
@@ -147,8 +148,7 @@ def engine_folder() -> Path:
 
     It must exist before the container is started, since Docker would create it for root.
     """
-    caches = os.environ.get("XDG_CACHE_HOME", "") or Path.home() / ".cache"
-    return Path(caches, "seresnext101-triton", "engines").absolute()
+    return cache_folder("engines").absolute()
 
 
 def triton_url(url: str) -> str:

@@ -19,6 +19,7 @@ EXIT_TIMEOUT_S = 10
 _LOG_LINES_KEPT = 200
 _PR_SET_PDEATHSIG = 1
 _SEVERE = re.compile(r"^[EF]\d{4} ")
+STARTED = 19  # /proc/PID/stat, field 22: when it was started, in ticks since the boot
 _ARGUMENTS_BEGIN = 45  # /proc/PID/stat, field 48, counted after the name, which is field 2
 
 

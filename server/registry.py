@@ -24,7 +24,7 @@ from seresnext101_triton.client.launches import (
     run_folder,
 )
 from seresnext101_triton.server.errors import ServerError
-from seresnext101_triton.server.process import stat_fields
+from seresnext101_triton.server.process import STARTED, stat_fields
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  (where Linux keeps POSIX shared memory)
 SHARED_PREFIX = "triton-"
@@ -128,7 +128,7 @@ def _started_s(pid: int) -> float:
     if not fields:
         return math.inf
     booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-    return booted + int(fields[19]) / os.sysconf("SC_CLK_TCK") - _CLOCKS_DIFFER_S
+    return booted + int(fields[STARTED]) / os.sysconf("SC_CLK_TCK") - _CLOCKS_DIFFER_S
 
 
 def remove_traces(launch: Launch) -> None:

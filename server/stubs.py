@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from seresnext101_triton.server.process import ending, stat_fields
+from seresnext101_triton.server.process import STARTED, ending, stat_fields
 
 _PROC = Path("/proc")
 # If a load goes on for so long after the death of one of its stubs, Triton hangs. Otherwise it
@@ -96,7 +96,7 @@ class StubWatch:
         for key, seen in self._alive.items():
             if key in living:
                 continue
-            if key not in found and stat_fields(seen.pid)[19:20] == [str(seen.started)]:
+            if key not in found and _is_there(seen):
                 living[key] = seen  # the kernel may leave out a child while another ends
                 continue
             status = found[key].exit_status if key in found else None
@@ -143,10 +143,16 @@ def is_waited_for(stub: Stub, since: float) -> bool:
     return time.monotonic() - since > _HANGS_AFTER_S and _is_zombie(stub)
 
 
+def _is_there(stub: Stub) -> bool:
+    """Whether the process with a stub's id is still this stub, alive or as a zombie."""
+    fields = stat_fields(stub.pid)
+    return bool(fields) and fields[STARTED] == str(stub.started)
+
+
 def _is_zombie(stub: Stub) -> bool:
     """Whether a stub has died and nobody has collected its exit status."""
     fields = stat_fields(stub.pid)
-    return fields[:1] == ["Z"] and fields[19] == str(stub.started)
+    return fields[:1] == ["Z"] and fields[STARTED] == str(stub.started)
 
 
 def stubs_of(server: int) -> Iterator[Stub]:
@@ -165,7 +171,7 @@ def stubs_of(server: int) -> Iterator[Stub]:
                 artifact = Path(arguments[1].decode())  # REPOSITORY/MODEL/VERSION/FILE
             yield Stub(
                 pid=pid,
-                started=int(fields[19]),
+                started=int(fields[STARTED]),
                 model=artifact.parent.parent.name,
                 version=artifact.parent.name,
                 exit_status=int(fields[49]) if is_zombie else None,

@@ -45,6 +45,7 @@ class Pt2(Format):
     filename = "model.pt2"
     thread_parameter = "INTRA_OP_THREAD_COUNT"
     packages = ("torch",)
+    is_quick = False
     devices = ("cpu",)
 
     def missing(self) -> str | None:

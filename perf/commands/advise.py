@@ -26,18 +26,9 @@ HELP = "find the best of all models for this machine under bounds on latency and
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the bounds, the load, and the options of an export."""
-    parser.add_argument(
-        "--name",
-        default="seresnext101",
-        help="the models are NAME_torchscript, NAME_openvino_int8 ... (default: seresnext101)",
-    )
+    options.add_name(parser)
     options.add_number(parser, "--concurrency", 8, "requests in flight, one image in each")
-    parser.add_argument(
-        "--p99-ms",
-        type=options.above_zero,
-        metavar="MS",
-        help="the bound on the 99th percentile of the latency (default: none)",
-    )
+    options.add_p99(parser)
     parser.add_argument(
         "--max-loss",
         type=options.share,

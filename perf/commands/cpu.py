@@ -17,11 +17,7 @@ HELP = "measure every way to serve the network without a GPU, in turns"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the models, the loads, and the file of results."""
-    parser.add_argument(
-        "--name",
-        default="seresnext101",
-        help="the models are NAME_torchscript, NAME_openvino_int8 ... (default: seresnext101)",
-    )
+    options.add_name(parser)
     options.add_numbers(parser, "--concurrency", (1, 2, 4, 8, 16), "requests in flight")
     options.add_number(
         parser, "--rounds", 4, "turns of each contestant, two at least", options.rounds

@@ -21,12 +21,7 @@ HELP = "find the best configuration under a bound on latency, and write it into 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the model, its load, and the bound."""
     parser.add_argument("model", metavar="MODEL", help="the name of the model")
-    parser.add_argument(
-        "--p99-ms",
-        type=options.above_zero,
-        metavar="MS",
-        help="the bound on the 99th percentile of the latency (default: none)",
-    )
+    options.add_p99(parser)
     options.add_number(parser, "--batch", 1, "images in one request")
     options.add_number(parser, "--concurrency", 8, "requests in flight")
     options.add_number(
