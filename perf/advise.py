@@ -20,8 +20,9 @@ from seresnext101_triton.export.repository import Repository
 from seresnext101_triton.perf.errors import PerfError
 from seresnext101_triton.perf.load import LoadGenerator
 from seresnext101_triton.perf.published import PublishedModel
-from seresnext101_triton.perf.records import AdviceOutcome, Contestant, Load, Setting
+from seresnext101_triton.perf.records import Load
 from seresnext101_triton.perf.serving import serving
+from seresnext101_triton.perf.settings import AdviceOutcome, Contestant, Setting
 from seresnext101_triton.perf.tune import Tuner
 from seresnext101_triton.perf.turns import Ratio, ratio_of
 from seresnext101_triton.server.cores import usable_cores

@@ -22,7 +22,7 @@ from seresnext101_triton.export.pipeline import export
 from seresnext101_triton.export.reporting import Reporter
 from seresnext101_triton.export.request import Request
 from seresnext101_triton.perf.errors import PerfError
-from seresnext101_triton.perf.records import Setting
+from seresnext101_triton.perf.settings import Setting
 
 # Those that take part without being named.
 _FORMATS = tuple(name for name, each in FORMATS.items() if each.is_quick)

@@ -11,14 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from seresnext101_triton.perf.records import (
-    AdviceOutcome,
     AdviceRecord,
     ComparisonRecord,
-    Contestant,
     Point,
     PrecisionThroughput,
-    TuningOutcome,
 )
+from seresnext101_triton.perf.settings import AdviceOutcome, Contestant, TuningOutcome
 from seresnext101_triton.perf.turns import Ratio
 
 SPREAD = "median (10 % – 90 %)"  # what `spread` shows, for headers

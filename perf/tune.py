@@ -21,15 +21,9 @@ from seresnext101_triton.export.repository import Repository
 from seresnext101_triton.perf.errors import PerfError
 from seresnext101_triton.perf.load import LoadGenerator
 from seresnext101_triton.perf.published import PublishedModel
-from seresnext101_triton.perf.records import (
-    Confirmation,
-    Load,
-    Measurement,
-    Setting,
-    Trial,
-    TuningOutcome,
-)
+from seresnext101_triton.perf.records import Load, Measurement
 from seresnext101_triton.perf.serving import MeasuredServer
+from seresnext101_triton.perf.settings import Confirmation, Setting, Trial, TuningOutcome
 from seresnext101_triton.perf.turns import Comparison, Turn, take_turns
 from seresnext101_triton.server.cores import usable_cores
 from seresnext101_triton.server.versions import CONFIG_FILENAME, read_config

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from seresnext101_triton.perf import console, options
 
 if TYPE_CHECKING:
-    from seresnext101_triton.perf.records import Trial
+    from seresnext101_triton.perf.settings import Trial
 
 HELP = "find the best configuration under a bound on latency, and write it into config.pbtxt"
 

@@ -49,7 +49,7 @@ SUBJECTS = (
         "perf",
         (
             *("perf/load.py", "perf/sweep.py", "perf/turns.py", "perf/comparison.py"),
-            *("perf/tune.py", "perf/results.py", "perf/records.py"),
+            *("perf/tune.py", "perf/results.py", "perf/records.py", "perf/settings.py"),
         ),
         (
             *("tests/perf/test_load.py", "tests/perf/test_sweep.py", "tests/perf/test_compare.py"),

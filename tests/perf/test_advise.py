@@ -21,7 +21,8 @@ from seresnext101_triton.perf import advise, candidates, results, tune
 from seresnext101_triton.perf.advise import AdviceOptions, Racer, judge, outcome, race, subjects
 from seresnext101_triton.perf.cli import main
 from seresnext101_triton.perf.errors import PerfError
-from seresnext101_triton.perf.records import AdviceRecord, Setting
+from seresnext101_triton.perf.records import AdviceRecord
+from seresnext101_triton.perf.settings import Setting
 from seresnext101_triton.perf.tables import advice_verdict
 
 SETTING = Setting(instances=1, threads=1, max_batch=4, delay_us=0)

@@ -14,8 +14,6 @@ from seresnext101_triton.perf.errors import PerfError
 from seresnext101_triton.perf.records import (
     RECORD_TYPES,
     AdviceRecord,
-    Confirmation,
-    Contestant,
     CpuMeasurement,
     CpuRecord,
     Load,
@@ -24,12 +22,16 @@ from seresnext101_triton.perf.records import (
     PrecisionRecord,
     PrecisionThroughput,
     Record,
-    Setting,
-    Trial,
-    TuningOutcome,
     TuningRecord,
 )
 from seresnext101_triton.perf.reporting import report
+from seresnext101_triton.perf.settings import (
+    Confirmation,
+    Contestant,
+    Setting,
+    Trial,
+    TuningOutcome,
+)
 from seresnext101_triton.perf.turns import Ratio
 from tests.perf.values import CIRCUMSTANCES, MACHINE, comparison, point
 

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 from seresnext101_triton.perf.console import print_table
-from seresnext101_triton.perf.records import (
-    Confirmation,
-    PrecisionThroughput,
-    Setting,
-    Trial,
-    TuningOutcome,
-)
+from seresnext101_triton.perf.records import PrecisionThroughput
+from seresnext101_triton.perf.settings import Confirmation, Setting, Trial, TuningOutcome
 from seresnext101_triton.perf.tables import Table, interval, precision_table, spread, tuning_verdict
 from seresnext101_triton.perf.turns import Ratio
 

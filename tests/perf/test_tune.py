@@ -17,8 +17,9 @@ from seresnext101_triton.export.promotion import BACKUP_FILENAME
 from seresnext101_triton.perf import tune
 from seresnext101_triton.perf.cli import main
 from seresnext101_triton.perf.errors import PerfError
-from seresnext101_triton.perf.records import Load, Measurement, Setting, Trial
+from seresnext101_triton.perf.records import Load, Measurement
 from seresnext101_triton.perf.serving import MeasuredServer, serving
+from seresnext101_triton.perf.settings import Setting, Trial
 from seresnext101_triton.perf.tune import Tuner, Tuning, explore, undo
 from seresnext101_triton.perf.turns import Comparison, ratio_of
 from seresnext101_triton.server.launcher import Server
