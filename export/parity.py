@@ -9,7 +9,7 @@ both with float64, which tells whether the artifact or the network has the round
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from seresnext101_triton.export.errors import ParityError
 from seresnext101_triton.export.precision import FP32, Judgement, Precision
 from seresnext101_triton.export.served import ServedNetwork
 from seresnext101_triton.export.yardstick import MULTIPLE, Yardstick, batches_of, relative_error
+from seresnext101_triton.server.reference import PHOTOGRAPH, Reference, reference_of
 from seresnext101_triton.server.runtimes import Runtime
 
 # If the network's own answers are farther than this from float64, there is a warning.
@@ -119,6 +120,8 @@ class Parity:
         least_accuracy: The smallest allowed value of `accuracy`.
         float64: The inputs whose error is over the bound, by name.
         allow_error: The bound that the user set with `allow_error`. None if the user set none.
+        reference: What the artifact answered for a photograph. None if the same artifact may answer
+            otherwise on another processor, because its network is ill-conditioned.
     """
 
     samples: int
@@ -140,6 +143,7 @@ class Parity:
     least_accuracy: float = 0.0
     float64: Mapping[str, Distances] = field(default_factory=dict)
     allow_error: float | None = None
+    reference: Reference | None = None
 
     @property
     def failures(self) -> list[str]:
@@ -254,6 +258,7 @@ class Gate:
         self._samples = samples or _inputs(preprocessing)
         self._allow_error = allow_error
         self._names, self.inputs = self._samples.names, self._samples.inputs
+        self._photograph = preprocessing.prepared(load_image(PHOTOGRAPH))
         with torch.inference_mode():
             answers = [network(torch.from_numpy(sample[None])).numpy() for sample in self.inputs]
         self._expected = np.concatenate(answers)
@@ -339,7 +344,9 @@ class Gate:
                 f"{name} does not answer as the network it was made from: "
                 f"{'; '.join(parity.failures)}"
             )
-        return parity
+        if parity.warnings or parity.allow_error:
+            return parity
+        return replace(parity, reference=self._reference(runtime, precision))
 
     def scores(self, output: np.ndarray) -> np.ndarray:
         """The logits, or the log-probabilities if the model serves probabilities.
@@ -354,6 +361,18 @@ class Gate:
         if self._kind is OutputKind.PROBABILITIES:
             return np.log(np.maximum(output, _SMALLEST_PROBABILITY))
         return output
+
+    def _reference(self, runtime: Runtime, precision: Precision) -> Reference:
+        """What an artifact answers for the photograph.
+
+        Raises:
+            ParityError: The answer is not finite.
+        """
+        scores = self.scores(runtime.run(self._photograph[None])[0])
+        if not np.isfinite(scores).all():
+            raise ParityError(f"the answer for {PHOTOGRAPH.name} is not finite")
+        exponentials = np.exp(scores - scores.max())
+        return reference_of(exponentials / exponentials.sum(), precision.repeats_within)
 
     def _accuracy(self, answers: np.ndarray) -> float | None:
         """The share of answers [N, classes] whose first class is true. None if it is not known."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import threading
@@ -79,14 +80,19 @@ def test_forward_and_back_under_load(root):
         assert caller.ask(connection, model) == 2
 
 
-@pytest.mark.parametrize("kind", ["no ONNX", "overflowing"])
+@pytest.mark.parametrize("kind", ["no ONNX", "overflowing", "other weights"])
 def test_a_version_that_does_not_answer_changes_nothing(root, tree, kind):
-    """Its file is the one of its manifest, but no runtime loads it, or its answers are NaN."""
+    """Its file is the one of its manifest, but no runtime loads it, or its answers are NaN or of
+    other weights.
+    """
     artifact = root / MODEL / "2" / ARTIFACT
     bad, message = b"no ONNX", r"(?s)cannot be loaded.*servers answer"
     if kind == "overflowing":
         bad = overflowing(artifact)
         message = r"version 2 of model 'tiny_onnx' .* does not answer .*nan.* servers answer as"
+    if kind == "other weights":
+        bad = (root / MODEL / "1" / ARTIFACT).read_bytes()
+        message = r"version 2 of model 'tiny_onnx' .* answers otherwise .* servers answer as before"
     artifact.write_bytes(bad)
     rewrite_manifest(artifact.parent)
     with Server(root, ports=FREE_PORTS, only=[MODEL]) as server:
@@ -97,6 +103,24 @@ def test_a_version_that_does_not_answer_changes_nothing(root, tree, kind):
         with Connection(server.url) as connection:
             assert connection.describe(MODEL).version == "3"
             assert connection.is_ready()
+
+
+@pytest.mark.parametrize(
+    ("parity", "message"),
+    [({}, ""), ({"reference": {"photograph": "astronaut.jpg"}}, "does not say what")],
+)
+def test_a_manifest_without_a_reference_is_taken_and_a_damaged_one_is_not(root, parity, message):
+    """An older export has written none."""
+    path = root / MODEL / "2" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"parity": parity}))
+    shutil.copy(root / MODEL / "1" / ARTIFACT, path.parent)
+    rewrite_manifest(path.parent)
+    with Server(root, ports=FREE_PORTS, only=[MODEL]):
+        if message:
+            with pytest.raises(LoadError, match=message):
+                promote(root, MODEL, to=2)
+        else:
+            assert promote(root, MODEL, to=2).version == 2
 
 
 def test_an_overloaded_server_goes_back_all_the_same(root):

@@ -10,7 +10,7 @@ import torch
 
 from seresnext101_triton.client.contract import OutputKind
 from seresnext101_triton.export.errors import ParityError
-from seresnext101_triton.export.parity import Gate, _same_top
+from seresnext101_triton.export.parity import Gate, Samples, _same_top
 from seresnext101_triton.export.precision import FP32
 from seresnext101_triton.export.served import ServedNetwork
 from seresnext101_triton.export.weights.seeded import seeded_network
@@ -58,6 +58,28 @@ def test_the_network_itself_passes(gate, network):
     assert parity.relative_error < 5e-6
     assert (parity.top1, parity.top5) == (1, 1)
     assert parity.cosine == pytest.approx(1)
+    assert parity.reference is not None and parity.reference.allowed == FP32.repeats_within
+    scores = gate.scores(gate._expected[gate._names.index(parity.reference.photograph)])
+    assert parity.reference.classes == tuple(np.argsort(-scores)[:5])
+    probabilities = np.exp(scores) / np.exp(scores).sum()
+    assert parity.reference.probabilities == pytest.approx(np.sort(probabilities)[:-6:-1], abs=1e-5)
+
+
+def test_with_a_larger_error_allowed_no_reference_is_kept(network):
+    """Another processor may then answer otherwise."""
+    gate = Gate(network, PREPROCESSING, 1, allow_error=1e-2)
+    parity = gate.check("it", Doctored(network, lambda answer, batch: answer))
+    assert parity.reference is None
+
+
+def test_a_photograph_that_is_not_answered_is_told(network):
+    """The other inputs, which the gate judges, are answered."""
+    gate = Gate(network, PREPROCESSING, 1, Samples(["zeros"], np.zeros((1, 3, 64, 64), np.float32)))
+    with pytest.raises(ParityError, match=r"the answer for astronaut\.jpg is not finite"):
+        gate.check(
+            "it",
+            Doctored(network, lambda answer, batch: answer if not batch.any() else answer + np.nan),
+        )
 
 
 def test_the_inputs_are_photographs_noise_and_extremes(gate):

@@ -16,6 +16,8 @@ from seresnext101_triton.client.truth import read_truth
 from seresnext101_triton.export.pipeline import export
 from seresnext101_triton.export.quantization import Quantization
 from seresnext101_triton.server.launcher import Server
+from seresnext101_triton.server.reference import read_reference
+from seresnext101_triton.server.spot_check import spot_check
 from tests.conftest import FREE_PORTS, QUIET
 from tests.trained import digits_request
 
@@ -48,6 +50,13 @@ def evaluations(digits, served) -> dict[str, Evaluation]:
         with Classifier(served.url, model.name) as classifier:
             found[model.name.removeprefix("digits_")] = evaluate(classifier, truth)
     return found
+
+
+def test_each_answers_a_photograph_as_in_the_gate(served):
+    """None of the images that INT8 is judged with is that photograph."""
+    for model in served.models:
+        assert read_reference(served.repository / model.name / "1") is not None
+        spot_check(served.launch, model.name, 1)
 
 
 def accuracy(evaluation: Evaluation) -> float:
