@@ -52,6 +52,8 @@ class Launch:
         replicas: How many servers a gateway at these ports shares out requests to. Each of them
             has a launch of its own too. 0 for the launch of a server.
         gateway_restarts: How often this gateway died and was started again.
+        aside: Names who judges a version on this server, for whose sake its gateway sends it no
+            requests now, unless no other server answers.
         file: The file that this was read from.
     """
 
@@ -71,6 +73,7 @@ class Launch:
     model_restarts: Mapping[str, int] = field(default_factory=dict)
     replicas: int = 0
     gateway_restarts: int = 0
+    aside: str = ""
     file: Path = Path()
 
     @property
@@ -154,8 +157,13 @@ def read_launch(file: Path) -> Launch | None:
 
 def is_running(file: Path) -> bool:
     """Whether the launcher that wrote a file, or its server, is still there. Both hold a lock."""
+    return is_locked(file.with_suffix(".lock"))
+
+
+def is_locked(file: Path) -> bool:
+    """Whether a process holds a lock on a file."""
     try:
-        with file.with_suffix(".lock").open("rb") as lock:
+        with file.open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return False
     except BlockingIOError:

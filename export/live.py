@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from seresnext101_triton.server.control import Control, running
 from seresnext101_triton.server.errors import LoadError
+from seresnext101_triton.server.fleet.rotation import aside
 from seresnext101_triton.server.spot_check import spot_check
 from seresnext101_triton.server.syncing import served_folder
 
@@ -36,7 +38,9 @@ def versions_in_use(root: Path, model: str) -> dict[int, str]:
     return found
 
 
-def follow(root: Path, model: str, versions: Sequence[int], *, ask: bool = False) -> list[str]:
+def follow(
+    root: Path, model: str, versions: Sequence[int], judged: ExitStack | None = None
+) -> list[str]:
     """Have every server that serves a model load the versions that its version policy names now.
 
     One server follows the other, so that a version that fails does so at the first of them.
@@ -45,7 +49,9 @@ def follow(root: Path, model: str, versions: Sequence[int], *, ask: bool = False
         root: The repository.
         model: The model.
         versions: The versions that the policy names.
-        ask: Whether each server must classify a photograph with the newest of these versions.
+        judged: If it is given, each server must classify a photograph with the newest of these
+            versions, and its gateway sends it no other requests meanwhile. With a server that fails
+            this goes on until the stack is closed.
 
     Returns:
         `host:port` of the servers, each of which answers with the newest of these versions now.
@@ -58,10 +64,15 @@ def follow(root: Path, model: str, versions: Sequence[int], *, ask: bool = False
     for launch in running(root):
         control = Control(launch)
         if any(state.name == model for state in control.index()):
+            rotation = ExitStack()
+            if judged is not None:
+                judged.push(rotation)
+                rotation.enter_context(aside(launch))
             control.load(model)
             _wait(control, model, set(versions))
-            if ask:
+            if judged is not None:
                 spot_check(launch, model, max(versions))
+            rotation.close()
             followed.append(launch.url)
     return followed
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from seresnext101_triton.export.filesystem import explained, sync
 from seresnext101_triton.export.publication import Publication
 from seresnext101_triton.export.repository import Repository
 from seresnext101_triton.export.verification import check_intact, published
+from seresnext101_triton.server.control import running
 from seresnext101_triton.server.errors import LoadError, ServerError
+from seresnext101_triton.server.fleet.rotation import rolling
 from seresnext101_triton.server.versions import newest_policy, pinned_policy
 
 # Chooses a version from those that are published and those that are served.
@@ -165,24 +168,26 @@ def _switch(root: Path, model: str, choose: Choice, *, pin: bool) -> Switch:
     with explained(repository.root):
         version = choose(published(repository, model), promotion.by_policy(folder))
         note = check_intact(folder / str(version))
-    with repository.changing() as publication, explained(repository.root):
-        before = promotion.by_policy(folder)
-        _chosen(model, version, repository.versions(model))
-        old_policy = promotion.policy_of(folder)
-        policy = pinned_policy(version) if pin else newest_policy()
-        _publish(publication, model, version, policy)
-    try:
-        servers = live.follow(repository.root, model, [version], ask=True)
-    except ServerError as error:
-        with repository.changing() as publication:
-            _publish(publication, model, before[-1] if before else version, old_policy)
-        after = "its servers answer as before"
-        try:
-            live.follow(repository.root, model, before)
-        except ServerError as problem:
-            after = f"a server could not go back: {problem}"
-        why = str(error).strip().rstrip(".;")
-        raise LoadError(f"{why}. The repository is as before, and {after}") from None
+    with rolling(running(repository.root)):
+        with repository.changing() as publication, explained(repository.root):
+            before = promotion.by_policy(folder)
+            _chosen(model, version, repository.versions(model))
+            old_policy = promotion.policy_of(folder)
+            policy = pinned_policy(version) if pin else newest_policy()
+            _publish(publication, model, version, policy)
+        with ExitStack() as judged:
+            try:
+                servers = live.follow(repository.root, model, [version], judged)
+            except ServerError as error:
+                with repository.changing() as publication:
+                    _publish(publication, model, before[-1] if before else version, old_policy)
+                after = "its servers answer as before"
+                try:
+                    live.follow(repository.root, model, before)
+                except ServerError as problem:
+                    after = f"a server could not go back: {problem}"
+                why = str(error).strip().rstrip(".;")
+                raise LoadError(f"{why}. The repository is as before, and {after}") from None
     shared = sharing.is_shared(repository.root)
     return Switch(model, version, tuple(before), pin, tuple(servers), note, shared)
 

@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Collection
 from pathlib import Path
 
+from seresnext101_triton.server.control import LOAD_TIMEOUT_S
 from seresnext101_triton.server.errors import LoadError, ServerError
+from seresnext101_triton.server.fleet.rotation import aside, rolling
 from seresnext101_triton.server.integrity import differences
 from seresnext101_triton.server.launcher import Server
 from seresnext101_triton.server.models import servable, versions_to_serve
 from seresnext101_triton.server.spot_check import spot_check
 from seresnext101_triton.server.versions import CONFIG_FILENAME, taken_numbers
+
+_POLL_S = 0.05
 
 # What differs after a change of a model: its folder, its config, or its versions.
 Signature = tuple[int, int, int, tuple[int, ...]]
@@ -67,11 +72,13 @@ class Follower:
 
     def _follow(self, folder: Path) -> None:
         try:
-            before = self._ready(folder.name)
-            if refusal := self._refusal(folder):
-                self._keep(folder, before, refusal)
-            else:
-                self._load(folder, before)
+            with rolling([self._server.launch]):
+                before = self._ready(folder.name)
+                if refusal := self._refusal(folder):
+                    self._keep(folder, before, refusal)
+                else:
+                    with aside(self._server.launch):
+                        self._load(folder, before)
         except (ServerError, OSError) as error:  # the server has died, which the supervisor sees
             self._seen.pop(folder.name, None)
             self._tell(f"model {folder.name}: {error}; it is looked at again")
@@ -92,28 +99,46 @@ class Follower:
             if now:
                 spot_check(self._server.launch, folder.name, now[-1])
         except LoadError as error:
-            self._keep(folder, before, str(error))
-            self._go_back(folder.name, before)
+            self._keep(folder, before, str(error), unload=set(now) - set(before))
         else:
             self._tell(f"model {folder.name}: {_named(now)} served now (before: {_named(before)})")
 
-    def _keep(self, folder: Path, before: list[int], why: str) -> None:
-        """Stay with the versions that answer, also if the server or a model is started again."""
-        if before:
-            with self._server.control.exclusively():
+    def _keep(
+        self, folder: Path, before: list[int], why: str, unload: Collection[int] = ()
+    ) -> None:
+        """Stay with the versions that answer, also if the server or a model is started again.
+
+        Args:
+            folder: The folder of the model.
+            before: The versions.
+            why: Why others are not served.
+            unload: Versions that are loaded and must not answer any more.
+        """
+        with self._server.control.exclusively():
+            if before:
                 self._server.view.pin(folder, before)
+            else:
+                self._server.view.hide(folder.name)
+        if unload:
+            self._go_back(folder.name, before, unload)
+        if before:
             self._tell(f"model {folder.name}: {_named(before)} still served, because {why}")
         else:
-            with self._server.control.exclusively():
-                self._server.view.hide(folder.name)
             self._tell(f"model {folder.name}: not served, because {why}")
 
-    def _go_back(self, model: str, before: list[int]) -> None:
-        """Have the server load what its view of the model shows again."""
-        if before:
-            self._server.control.load(model)
-        else:
+    def _go_back(self, model: str, before: list[int], unload: Collection[int]) -> None:
+        """Have the server load what its view of the model shows again.
+
+        Triton may have loaded a version before it has unloaded a newer one, which answers until
+        then.
+        """
+        if not before:
             self._server.control.unload(model)
+            return
+        self._server.control.load(model)
+        deadline = time.monotonic() + LOAD_TIMEOUT_S
+        while set(self._ready(model)) & set(unload) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
 
     def _ready(self, model: str) -> list[int]:
         states = self._server.control.index()

@@ -33,6 +33,8 @@ _TEMPORARY = Path("/tmp")  # noqa: S108  (Triton's Python backend does not look 
 _ENVIRONMENTS = "python_env_??????"
 _CLOCKS_DIFFER_S = 1.0  # the time of a file and of a process, at most
 _WRITABLE_BY_OTHERS = 0o022
+# What those lock who change the models of the server, and those who judge a version on it.
+_LOCKS = (".control", ".aside")
 
 
 class Registration:
@@ -55,7 +57,8 @@ class Registration:
         try:
             self.lock = os.open(hidden, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
             fcntl.flock(self.lock, fcntl.LOCK_EX)
-            self.file.with_suffix(".control").touch(mode=0o600)
+            for suffix in _LOCKS:
+                self.file.with_suffix(suffix).touch(mode=0o600)
             hidden.rename(self.file.with_suffix(".lock"))  # a sweep sees it only with its lock
         except OSError as error:
             raise _unusable(folder, error) from None
@@ -77,9 +80,13 @@ class Registration:
 
     def remove(self) -> None:
         """Remove the files and release the lock."""
-        for suffix in (".json", ".control", ".lock"):
-            self.file.with_suffix(suffix).unlink(missing_ok=True)
+        _remove(self.file)
         os.close(self.lock)
+
+
+def _remove(file: Path) -> None:
+    for suffix in (".json", *_LOCKS, ".lock"):
+        file.with_suffix(suffix).unlink(missing_ok=True)
 
 
 def sweep() -> None:
@@ -89,8 +96,7 @@ def sweep() -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if launch := read_launch(path.with_suffix(".json")):
                 remove_traces(launch)
-            for suffix in (".json", ".control", ".lock"):
-                path.with_suffix(suffix).unlink(missing_ok=True)
+            _remove(path)
     sweep_environments(_TEMPORARY)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -79,11 +79,25 @@ def rewrite_manifest(version: Path) -> None:
 
 def overflowing(artifact: Path) -> bytes:
     """The same ONNX network, but all that it answers is NaN."""
+    return _with_weights(artifact, lambda values: np.full_like(values, np.nan))
+
+
+def mistaken(artifact: Path) -> bytes:
+    """The same ONNX network, but it takes the first of 1000 classes for the last, and so on."""
+    return _with_weights(
+        artifact,
+        lambda values: (
+            np.flip(values, values.shape.index(1000)) if 1000 in values.shape else values
+        ),
+    )
+
+
+def _with_weights(artifact: Path, change: Callable[[np.ndarray], np.ndarray]) -> bytes:
     model = onnx.load(artifact)
     for each in model.graph.initializer:
         if each.data_type == onnx.TensorProto.FLOAT:
-            values = np.full(each.dims, np.nan, np.float32)
-            each.CopyFrom(onnx.numpy_helper.from_array(values, each.name))
+            values = change(onnx.numpy_helper.to_array(each))
+            each.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(values), each.name))
     return bytes(model.SerializeToString())
 
 

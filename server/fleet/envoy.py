@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,7 +20,7 @@ from seresnext101_triton import as_typed
 from seresnext101_triton.server.control import LOAD_TIMEOUT_S
 from seresnext101_triton.server.cores import usable_cores
 from seresnext101_triton.server.errors import InstallationError, ServerError, WorkspaceError
-from seresnext101_triton.server.fleet.gateway import Gateway
+from seresnext101_triton.server.fleet.gateway import PROTOCOLS, Endpoint, Gateway
 from seresnext101_triton.server.ports import occupied
 from seresnext101_triton.server.process import ServerProcess, ending
 from seresnext101_triton.server.supervision import Backoff, Patience
@@ -65,7 +66,7 @@ class Envoy:
 
     Args:
         folder: Where its configuration is written, in one file. Only this user can read it.
-        gateway: What it does. It has an `admin_socket`.
+        gateway: What it does. It has an `admin_socket` and a `rotation`.
         lock: A descriptor that it keeps open.
         say: A function that is called with each line for a person.
         note: A function that is called with each line of its log, if `verbose`.
@@ -114,6 +115,7 @@ class Envoy:
         """Start its process, for the first time or again."""
         configuration = self._folder / "envoy.json"
         configuration.write_text(self._gateway.to_text())
+        self._gateway.write_rotation()
         self._process = ServerProcess(
             [
                 str(self._program),
@@ -142,6 +144,32 @@ class Envoy:
             raise self._ended(code)
         with suppress(OSError, http.client.HTTPException):
             return self._ask("GET", "/ready") == b"LIVE"
+        return False
+
+    def send_to(self, servers: tuple[Endpoint, ...]) -> None:
+        """Have the servers get requests, or not, as they say."""
+        self._gateway = replace(self._gateway, servers=servers)
+        self._gateway.write_rotation()
+
+    def follows(self) -> bool:
+        """Whether it does what `send_to` has said. One that starts reads it first."""
+        if self.is_recovering:
+            return True
+        wanted = {
+            getattr(each, name): each.is_aside
+            for each in self._gateway.servers
+            for name in PROTOCOLS
+        }
+        with suppress(OSError, http.client.HTTPException, ValueError):
+            found = json.loads(self._ask("GET", "/clusters?format=json"))["cluster_statuses"]
+            hosts = [host for cluster in found for host in cluster["host_statuses"]]
+            asides = {
+                host["address"]["socket_address"]["port_value"]: (
+                    host["health_status"].get("eds_health_status") == "DRAINING"
+                )
+                for host in hosts
+            }
+            return wanted.items() <= asides.items()
         return False
 
     def look(self) -> None:

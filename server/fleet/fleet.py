@@ -21,6 +21,7 @@ from seresnext101_triton.server.errors import ServerError
 from seresnext101_triton.server.fleet.envoy import Envoy, admin_socket, find_envoy
 from seresnext101_triton.server.fleet.gateway import Endpoint, Gateway
 from seresnext101_triton.server.fleet.metrics import MetricsPage
+from seresnext101_triton.server.fleet.rotation import judge_of
 from seresnext101_triton.server.keeping import KeptServer
 from seresnext101_triton.server.launcher import Server
 from seresnext101_triton.server.ports import LOCALHOST, Ports, bare_address
@@ -121,6 +122,7 @@ class Fleet:
             )
             self._replicas.append(_Replica(str(number), server, cpus, _prefixed(number, say)))
         self._count = replicas
+        self._out: set[str] = set()  # the names of the servers that get no requests now
         self._registration: Registration | None = None
         self._folder: Path | None = None
         self._page: MetricsPage | None = None
@@ -209,6 +211,7 @@ class Fleet:
                     raise
                 self._give_up(each, error)
         self._envoy.look()
+        self._rotate()
         self._publish_restarts()
 
     def is_live(self) -> bool:
@@ -241,16 +244,16 @@ class Fleet:
     def _start_envoy(self) -> None:
         """Start the gateway. The ports of the servers are known for good only when they are up."""
         assert self._registration is not None and self._folder is not None and self._page
-        ports = {each.name: each.server.ports for each in self._replicas}
         gateway = Gateway(
-            tuple(Endpoint(LOCALHOST, each.grpc, each.http) for each in ports.values()),
+            self._endpoints(),
             self._address,
             self._ports.grpc,
             self._ports.http,
             admin_socket=admin_socket(self._folder),
             shares_ports=False,
+            rotation=self._folder,
         )
-        self._page.show({name: each.metrics for name, each in ports.items()})
+        self._page.show({each.name: each.server.ports.metrics for each in self._replicas})
         self._envoy = Envoy(
             self._folder,
             gateway,
@@ -260,6 +263,30 @@ class Fleet:
             verbose=self._verbose,
         )
         self._envoy.start()
+
+    def _endpoints(self) -> tuple[Endpoint, ...]:
+        """The servers as the gateway is to see them."""
+        ports = {each.name: each.server.ports for each in self._replicas}
+        return tuple(
+            Endpoint(LOCALHOST, each.grpc, each.http, is_aside=name in self._out)
+            for name, each in ports.items()
+        )
+
+    def _rotate(self) -> None:
+        """Send no requests to servers on which a version is judged, as long as one is left."""
+        assert self._envoy is not None
+        judges = {each.name: judge_of(each.launch) for each in self._replicas}
+        out = {name for name in self._out if judges.get(name)}
+        for one in self._replicas:
+            others = (each for each in self._replicas if each is not one and each.name not in out)
+            if judges[one.name] and not all(each.is_recovering for each in others):
+                out.add(one.name)
+        if out != self._out:
+            self._out = out
+            self._envoy.send_to(self._endpoints())
+        for each in self._replicas:
+            if each.launch.aside != judges[each.name] and self._envoy.follows():
+                each.server.publish(aside=judges[each.name])
 
     def _give_up(self, replica: _Replica, error: ServerError) -> None:
         self._say(f"replica {replica.name}: {error}; it is given up, and the others go on")

@@ -23,7 +23,10 @@ _CONNECT_TIMEOUT = "1s"
 _HEALTH_INTERVAL, _HEALTH_TIMEOUT = "1s", "2s"
 _TYPES = "type.googleapis.com/"
 _ROUTER = "envoy.extensions.filters.http.router.v3.Router"
+_ASSIGNMENT = "envoy.config.endpoint.v3.ClusterLoadAssignment"
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+PROTOCOLS = ("grpc", "http")
 
 Message = dict[str, Any]
 
@@ -36,11 +39,13 @@ class Endpoint:
         host: An address or a name.
         grpc: Port for gRPC.
         http: Port for HTTP.
+        is_aside: Whether it gets no requests now, although it answers.
     """
 
     host: str
     grpc: int = 8001
     http: int = 8000
+    is_aside: bool = False
 
     @property
     def is_address(self) -> bool:
@@ -65,6 +70,8 @@ class Gateway:
         admin_socket: The path of a Unix socket for these pages, instead of the port.
         shares_ports: Whether another Envoy may listen on the same ports, as Envoy's hot restart
             needs. Otherwise a port that is in use ends Envoy.
+        rotation: A folder with a file for each protocol that says which servers get requests.
+            Envoy follows changes of these files. None if this never changes.
     """
 
     servers: tuple[Endpoint, ...]
@@ -74,28 +81,37 @@ class Gateway:
     admin: int = 9901
     admin_socket: Path | None = None
     shares_ports: bool = True
+    rotation: Path | None = None
 
     def __post_init__(self) -> None:
         assert self.servers, "an Envoy needs a server"
 
     def to_text(self) -> str:
         """The configuration as JSON, which Envoy reads."""
-        return json.dumps(bootstrap(self), indent=2) + "\n"
+        return _text(bootstrap(self))
+
+    def write_rotation(self) -> None:
+        """Write the files of `rotation`, each in one step."""
+        assert self.rotation is not None
+        for name in PROTOCOLS:
+            hidden = self.rotation / f".{name}.new"
+            hidden.write_text(_text({"resources": [_assignment(name, self)]}))
+            hidden.rename(self.rotation / f"{name}.json")  # Envoy notices renamed files only
+
+
+def _text(message: Message) -> str:
+    return json.dumps(message, indent=2) + "\n"
 
 
 def bootstrap(gateway: Gateway) -> Message:
     """The configuration of Envoy (envoy.config.bootstrap.v3.Bootstrap)."""
     return {
+        # Envoy demands a name of its own where it follows files.
+        **({"node": {"id": "gateway", "cluster": "triton"}} if gateway.rotation else {}),
         "admin": {"address": _admin(gateway)},
         "static_resources": {
-            "listeners": [
-                _listener("grpc", gateway, gateway.grpc),
-                _listener("http", gateway, gateway.http),
-            ],
-            "clusters": [
-                _cluster("grpc", [(each.host, each.grpc) for each in gateway.servers], gateway),
-                _cluster("http", [(each.host, each.http) for each in gateway.servers], gateway),
-            ],
+            "listeners": [_listener(name, gateway, getattr(gateway, name)) for name in PROTOCOLS],
+            "clusters": [_cluster(name, gateway) for name in PROTOCOLS],
         },
     }
 
@@ -190,8 +206,40 @@ def _route(name: str) -> Message:
     }
 
 
-def _cluster(name: str, places: list[tuple[str, int]], gateway: Gateway) -> Message:
-    static = all(each.is_address for each in gateway.servers)
+def _assignment(name: str, gateway: Gateway) -> Message:
+    """The servers of a cluster (envoy.config.endpoint.v3.ClusterLoadAssignment)."""
+    servers = [
+        {
+            "endpoint": {"address": _socket(each.host, getattr(each, name))},
+            # Requests that it has are answered.
+            **({"health_status": "DRAINING"} if each.is_aside else {}),
+        }
+        for each in gateway.servers
+    ]
+    return {
+        **({"@type": f"{_TYPES}{_ASSIGNMENT}"} if gateway.rotation else {}),
+        "cluster_name": name,
+        "endpoints": [{"lb_endpoints": servers}],
+    }
+
+
+def _servers(name: str, gateway: Gateway) -> Message:
+    """Where a cluster has its servers from."""
+    if gateway.rotation:
+        source = {"path_config_source": {"path": str(gateway.rotation / f"{name}.json")}}
+        return {
+            "type": "EDS",
+            "eds_cluster_config": {"eds_config": source | {"resource_api_version": "V3"}},
+        }
+    assignment = {"load_assignment": _assignment(name, gateway)}
+    if all(each.is_address for each in gateway.servers):
+        return {"type": "STATIC", **assignment}
+    # A name that is gone for a moment, as when a pod is replaced, is asked for again soon.
+    dns = {"dns_refresh_rate": "1s", "respect_dns_ttl": False}
+    return {"type": "STRICT_DNS", **dns, **assignment}
+
+
+def _cluster(name: str, gateway: Gateway) -> Message:
     if name == "grpc":
         spoken: Message = {"http2_protocol_options": _windows()}
         check: Message = {"grpc_health_check": {}}
@@ -200,9 +248,7 @@ def _cluster(name: str, places: list[tuple[str, int]], gateway: Gateway) -> Mess
         check = {"http_health_check": {"path": "/v2/health/ready"}}
     return {
         "name": name,
-        "type": "STATIC" if static else "STRICT_DNS",
-        # A name that is gone for a moment, as when a pod is replaced, is asked for again soon.
-        **({} if static else {"dns_refresh_rate": "1s", "respect_dns_ttl": False}),
+        **_servers(name, gateway),
         "connect_timeout": _CONNECT_TIMEOUT,
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
         "lb_policy": "LEAST_REQUEST",
@@ -254,15 +300,5 @@ def _cluster(name: str, places: list[tuple[str, int]], gateway: Gateway) -> Mess
             "enforcing_local_origin_success_rate": 0,
             "base_ejection_time": "5s",
             "max_ejection_percent": 50,
-        },
-        "load_assignment": {
-            "cluster_name": name,
-            "endpoints": [
-                {
-                    "lb_endpoints": [
-                        {"endpoint": {"address": _socket(host, port)}} for host, port in places
-                    ]
-                }
-            ],
         },
     }
