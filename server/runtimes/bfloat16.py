@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 
-from seresnext101_triton.server.runtimes.openvino_package import core, openvino
+from seresnext101_triton.server.runtimes.openvino_package import UNPINNED, core, openvino
 
 operations = openvino.opset13
 
@@ -24,7 +24,7 @@ def can_be_asked_for() -> bool:
     sums = operations.convolution(images, weights, [1, 1], [0, 0], [0, 0], [1, 1])
     largest = operations.max_pool(sums, [2, 2], [1, 1], [0, 0], [0, 0], [3, 3])
     model = openvino.Model([operations.result(largest.output(0))], [images])
-    hint = {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": 1}
+    hint = UNPINNED | {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": 1}
     try:
         request = core().compile_model(model, "CPU", hint).create_infer_request()
         request.infer([np.ones((1, 32, 8, 8), np.float32)])

@@ -14,7 +14,7 @@ from seresnext101_triton.server.cores import MOST_THREADS, usable_cores
 from seresnext101_triton.server.errors import ArtifactError
 from seresnext101_triton.server.runtimes import bfloat16, int8
 from seresnext101_triton.server.runtimes.base import Runtime, TensorSpec
-from seresnext101_triton.server.runtimes.openvino_package import core, openvino
+from seresnext101_triton.server.runtimes.openvino_package import UNPINNED, core, openvino
 
 # With this property, an INT8 graph is computed in floating point. The sums are then exact, and the
 # graph is not faster than in FP32.
@@ -136,8 +136,7 @@ def _properties(parameters: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         ArtifactError: NVIDIA's backend does not accept a value.
     """
-    # Each instance is a separate process. With pinning, all instances would use the same cores.
-    properties: dict[str, Any] = {"ENABLE_CPU_PINNING": False}
+    properties: dict[str, Any] = dict(UNPINNED)
     if parameters.get("HINT_BF16", "").upper() not in ("", "YES"):
         raise ArtifactError(
             f"parameter HINT_BF16 must be YES, not {parameters['HINT_BF16']!r}: leave it out for "

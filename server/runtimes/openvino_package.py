@@ -21,7 +21,12 @@ finally:
     if _before is not None:
         sys.modules[_TELEMETRY] = _before
 
-__all__ = ["core", "openvino"]
+__all__ = ["UNPINNED", "core", "openvino"]
+
+# The property of every model that is compiled here. Each instance is a process. A model that pins
+# its threads takes the first cores, so that all instances would share them. The thread that ran
+# such a model also stays on these cores while it runs any other model (OpenVINO 2026.4).
+UNPINNED = {"ENABLE_CPU_PINNING": False}
 
 
 @cache

@@ -399,6 +399,41 @@ def test_integer_sums_saturate_on_any_processor_without_these_instructions():
     assert found.stdout == "False\n"
 
 
+@pytest.mark.parametrize("parameters", [{}, {"HINT_BF16": "YES"}])
+def test_openvino_pins_no_thread_to_a_core(repository, parameters):
+    """Each instance is a process: pinned ones would share the first cores.
+
+    In a process of its own, because a thread that ran a pinned model once is never free again.
+    """
+    (artifact,) = repository.glob("tiny_openvino/*/model.xml")
+    code = f"""
+import os, threading
+import numpy as np
+from pathlib import Path
+from seresnext101_triton.server import runtimes
+from seresnext101_triton.server.runtimes import int8
+
+int8.adds_exactly()
+parameters = {{"INFERENCE_NUM_THREADS": "1"}} | {parameters}
+model = runtimes.load("openvino", Path({str(artifact)!r}), parameters)
+images, seen, done = np.zeros((16, 3, 64, 64), np.float32), set(), threading.Event()
+free = os.sched_getaffinity(0)
+
+def watch():
+    while not done.is_set():
+        seen.add(frozenset(os.sched_getaffinity(os.getpid())))
+
+watcher = threading.Thread(target=watch)
+watcher.start()
+for _ in range(20):
+    model.run(images)
+done.set()
+watcher.join()
+assert seen == {{frozenset(free)}}, seen
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_lines_about_int8_name_the_cause():
     assert speed.int8_line({"ran_in": "int8"}) == speed.int8_line({}) == ""
     assert "has no VNNI" in speed.int8_line({"ran_in": "fp32"})
