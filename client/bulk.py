@@ -127,6 +127,8 @@ class _Run:
         self._records, self._classifier, self._events = records, classifier, events
         model = classifier.model
         self._model_facts: Record = {"model": model.name, "version": model.version}
+        if classifier.inexact:
+            self._model_facts["inexact"] = classifier.inexact
         self._done = records.images(model.name)
         self._refused: set[str] = set()
         self.tally = Tally(before=len(self._done))

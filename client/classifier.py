@@ -66,6 +66,11 @@ class ImageClassifier:
     model: ServedModel
     _image_options: ImageOptions
 
+    @property
+    def inexact(self) -> list[str]:
+        """The image options because of which the model's inputs are not exact."""
+        return self._image_options.inexact
+
     def prepare(self, image: ImageSource) -> np.ndarray:
         """Prepare one image as the model's input, `model.dtype` of `model.preprocessing.shape`.
 

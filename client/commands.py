@@ -81,7 +81,7 @@ def _classify_all(
     from seresnext101_triton.client.tables import Answers
 
     model = classifier.model
-    found = Answers(model.name, model.version, model.untrained)
+    found = Answers(model.name, model.version, model.untrained, inexact=classifier.inexact)
     stream = classifier.stream(
         images, top=options.top, batch=options.batch, in_flight=options.in_flight
     )

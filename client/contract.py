@@ -15,7 +15,7 @@ from enum import Enum
 import numpy as np
 from PIL import Image
 
-from seresnext101_triton.client import resampling
+from seresnext101_triton.client import fast, resampling
 from seresnext101_triton.client.errors import ContractError
 
 PREPROCESSING_PREFIX = "preprocessing."
@@ -165,9 +165,16 @@ class Preprocessing:
                 f"the model's preprocessing parameters cannot be read: {error}"
             ) from None
 
-    def prepared(self, image: Image.Image) -> np.ndarray:
-        """One image as the model takes it, `dtype` of `shape`."""
-        return self.pixels(image) if self.takes_pixels else self(image)
+    def prepared(self, image: Image.Image, *, is_fast: bool = False) -> np.ndarray:
+        """One image as the model takes it, `dtype` of `shape`.
+
+        Args:
+            image: An image of any size. A mode other than RGB is converted.
+            is_fast: Resize as `seresnext101_triton.client.fast` does, which is not exact. The
+                filter must be bilinear.
+        """
+        window = self._window(image, is_fast=is_fast)
+        return np.asarray(window) if self.takes_pixels else self._values(window)
 
     def __call__(self, image: Image.Image, out: np.ndarray | None = None) -> np.ndarray:
         """Prepare one image, and normalise it.
@@ -183,10 +190,7 @@ class Preprocessing:
         Returns:
             float32 [3, crop, crop].
         """
-        tensor = np.empty((3, self.crop, self.crop), np.float32) if out is None else out
-        # Arithmetic on whole channels: a table of the 256 results took four times as long.
-        self._normalise(tensor, self._window(image).split())
-        return tensor
+        return self._values(self._window(image), out)
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """The part of an image that the network sees, uint8 [crop, crop, 3]."""
@@ -198,6 +202,12 @@ class Preprocessing:
         self._normalise(tensor, np.moveaxis(pixels, 2, 0))
         return tensor
 
+    def _values(self, window: Image.Image, out: np.ndarray | None = None) -> np.ndarray:
+        tensor = np.empty((3, self.crop, self.crop), np.float32) if out is None else out
+        # Arithmetic on whole channels: a table of the 256 results took four times as long.
+        self._normalise(tensor, window.split())
+        return tensor
+
     def _normalise(self, tensor: np.ndarray, bands: Iterable[np.ndarray | Image.Image]) -> None:
         for values, band, mean, std in zip(tensor, bands, self.mean, self.std, strict=True):
             values[...] = band
@@ -205,7 +215,8 @@ class Preprocessing:
             values -= np.float32(mean)
             values /= np.float32(std)
 
-    def _window(self, image: Image.Image) -> Image.Image:
+    def _window(self, image: Image.Image, *, is_fast: bool = False) -> Image.Image:
+        """The part of an image that the network sees, RGB of crop x crop pixels."""
         if image.mode != "RGB":
             image = image.convert("RGB")
         width, height = image.size
@@ -214,11 +225,13 @@ class Preprocessing:
         size = (self.resize, longer) if width <= height else (longer, self.resize)
         left, top = (round((side - self.crop) / 2.0) for side in size)
         box = (left, top, left + self.crop, top + self.crop)
+        if size == image.size:
+            return image.crop(box)
+        if is_fast:
+            return fast.window(image, size, box)
         too_large = self.resize * longer > max(_MAX_RESIZED_PIXELS, 4 * self.crop**2)
         if shorter < self.resize and too_large:
             return resampling.window(image, size, box, self.interpolation)
-        if size != image.size:
-            # The whole image is resized although a crop follows: the sizes decide which pass Pillow
-            # does first, and the rounding depends on that.
-            image = image.resize(size, _INTERPOLATIONS[self.interpolation])
-        return image.crop(box)
+        # The whole image is resized although a crop follows: the sizes decide which pass Pillow
+        # does first, and the rounding depends on that.
+        return image.resize(size, _INTERPOLATIONS[self.interpolation]).crop(box)

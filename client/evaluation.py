@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import NormalDist
 
 from seresnext101_triton.client.classifier import Classifier
@@ -73,6 +73,7 @@ class Evaluation:
         truth: Each image and the index of its class.
         predictions: The predictions for each answered image, most likely first.
         failed: Each image without predictions, and the reason.
+        inexact: The image options because of which the inputs are not exact.
     """
 
     model: str
@@ -80,6 +81,7 @@ class Evaluation:
     truth: dict[str, int]
     predictions: dict[str, list[Prediction]]
     failed: dict[str, str]
+    inexact: list[str] = field(default_factory=list)
 
     def accuracy(self, top: int) -> Share:
         """The share of answered images whose class is among the first `top` predictions."""
@@ -112,7 +114,8 @@ def evaluate(
     Raises:
         ServerUnreachable: No server answers any more.
     """
-    evaluation = Evaluation(classifier.model.name, classifier.model.version, truth, {}, {})
+    model, inexact = classifier.model, classifier.inexact
+    evaluation = Evaluation(model.name, model.version, truth, {}, {}, inexact)
     for answer in classifier.stream(truth, top=5, batch=options.batch, in_flight=options.in_flight):
         if answer.error:
             evaluation.failed[str(answer.image)] = str(answer.error)

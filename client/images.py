@@ -17,6 +17,7 @@ from PIL import ExifTags, Image, ImageFile
 from seresnext101_triton.client import headers
 from seresnext101_triton.client.content import of_file, of_standard_input
 from seresnext101_triton.client.errors import ImageError
+from seresnext101_triton.client.fast import check_installed
 from seresnext101_triton.client.pixels import raw_mode, to_rgb
 from seresnext101_triton.client.sources import STANDARD_INPUT, Unreadable
 from seresnext101_triton.client.text import reason, shortened
@@ -55,18 +56,33 @@ class ImageOptions:
             the image to 1/2, 1/4 or 1/8, but not below that length. This is much faster, but the
             result is not exact. None decodes every pixel. With `"model"`, a classifier takes the
             length to which the images of its model are resized.
+        fast: Whether images are resized as `seresnext101_triton.client.fast` does, which is not
+            exact.
         max_bytes: The largest file that is read, in bytes.
         max_pixels: The largest image that is decoded, in pixels. A small file can contain a huge
             image.
         download_s: The longest time for a download, from the look-up of the host to the last byte,
             in seconds.
+
+    Raises:
+        ClientError: `fast` is chosen, and the package that it needs is not installed.
     """
 
     orient: bool = True
     draft: int | Literal["model"] | None = None
+    fast: bool = False
     max_bytes: int = 256 << 20
     max_pixels: int = 89_478_485  # Pillow begins to warn of decompression bombs here
     download_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.fast:
+            check_installed()
+
+    @property
+    def inexact(self) -> list[str]:
+        """The options because of which a model's input is not exact."""
+        return [name for name in ("draft", "fast") if getattr(self, name)]
 
 
 def sample_photographs() -> list[Path]:

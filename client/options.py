@@ -23,6 +23,7 @@ FLAGS = {
     "batch": "--batch",
     "headers": "--header",
     "draft": "--draft",
+    "fast": "--fast",
     "metrics_port": "--metrics-port",
     "in_flight": "--in-flight",
     "max_pixels": "--max-pixels",
@@ -111,7 +112,13 @@ def add_image_options(parser: argparse.ArgumentParser) -> None:
     images.add_argument(
         "--draft",
         action="store_true",
-        help="decode large JPEGs at a fraction of their size, which is fast and not exact",
+        help="decode large JPEGs at a fraction of their size, which is faster and not exact",
+    )
+    images.add_argument(
+        "--fast",
+        action="store_true",
+        help="resize with vector instructions, which is faster and not exact: a value of a pixel "
+        "can differ by 1 of 255; needs the package cykooz-resizer",
     )
     images.add_argument(
         "--max-pixels",
@@ -185,7 +192,7 @@ def image_options_of(options: argparse.Namespace) -> ImageOptions:
 
     given = {"max_pixels": options.max_pixels} if options.max_pixels else {}
     draft: Literal["model"] | None = "model" if options.draft else None
-    return ImageOptions(orient=not options.no_orientation, draft=draft, **given)
+    return ImageOptions(orient=not options.no_orientation, draft=draft, fast=options.fast, **given)
 
 
 def positive(text: str) -> int:

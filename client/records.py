@@ -18,7 +18,8 @@ from seresnext101_triton.client.errors import ClientError, OutputError
 from seresnext101_triton.client.sources import SUFFIXES
 from seresnext101_triton.client.text import escaped, json_text, unescaped
 
-Record = dict[str, Any]  # image, model, version, and either predictions or error
+# image, model, version, inexact if an option made the input inexact, and predictions or error
+Record = dict[str, Any]
 PARQUET = ".parquet"
 _ROWS = 10_000  # of one Parquet file; they are in memory until the file is written
 _PART = re.compile("part-([0-9]{1,18})" + re.escape(PARQUET))
@@ -186,7 +187,13 @@ class _Parquet:
             ]
         )
         texts = [(name, pyarrow.string()) for name in ("image", "model", "version", "error")]
-        self._schema = pyarrow.schema([*texts, ("predictions", pyarrow.list_(prediction))])
+        self._schema = pyarrow.schema(
+            [
+                *texts,
+                ("predictions", pyarrow.list_(prediction)),
+                ("inexact", pyarrow.list_(pyarrow.string())),
+            ]
+        )
 
     def __enter__(self) -> _Parquet:
         if self._folder.exists() and not self._folder.is_dir():

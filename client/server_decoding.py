@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
+from seresnext101_triton.client import fast
 from seresnext101_triton.client.connection import Connection
 from seresnext101_triton.client.errors import (
     ContractError,
@@ -45,20 +46,26 @@ def check_server_side(server_side: str) -> None:
 
 
 def check_options(model: ServedModel, options: ImageOptions) -> None:
-    """Refuse options that a server which decodes images does not know.
+    """Refuse options that a model, or a server which decodes images, cannot be used with.
 
     Raises:
-        UsageError: An option of decoding is not the server's.
+        UsageError: An option of decoding is not the server's, or `fast` has not the model's filter.
     """
     usual = ImageOptions()
-    parameters = {"orient": "`orient`", "draft": "`draft`", "max_pixels": "`max_pixels`"}
-    for name, shown in parameters.items():
+    names = ("`orient`", "`draft`", "`fast`", "`max_pixels`")
+    for shown in names:
+        name = shown.strip("`")
         if model.image_input and getattr(options, name) != getattr(usual, name):
             raise UsageError(
                 f"{shown} cannot be chosen for {model.name}, whose server decodes the images: "
                 f"leave it out, or use {model.name.removesuffix(IMAGE_SUFFIX)} with "
                 "`server_side=no`"
             )
+    if options.fast and model.preprocessing.interpolation != fast.FILTER:
+        raise UsageError(
+            f"`fast` cannot be chosen for {model.name}, whose images are resized with a "
+            f"{model.preprocessing.interpolation} filter: leave it out"
+        )
 
 
 def choose(
@@ -119,7 +126,8 @@ def tensor_of(image: ImageSource, model: ServedModel, options: ImageOptions) -> 
             return np.frombuffer(content, np.uint8)
         return np.array([content], np.object_)
     picture = load_image(image, options)
-    return model.preprocessing.prepared(picture).astype(model.dtype, copy=False)
+    prepared = model.preprocessing.prepared(picture, is_fast=options.fast)
+    return prepared.astype(model.dtype, copy=False)
 
 
 def image_error(error: RequestRejected) -> ImageError | None:

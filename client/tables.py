@@ -31,6 +31,7 @@ class Answers:
         untrained: Whether the labels have no meaning.
         predictions: The predictions for each answered image.
         errors: The error of each other image.
+        inexact: The options because of which the inputs are not exact.
     """
 
     model: str
@@ -38,6 +39,7 @@ class Answers:
     untrained: bool
     predictions: dict[str, list[Prediction]] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
+    inexact: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """The document of `--json`."""
@@ -50,6 +52,7 @@ class Answers:
             "model": self.model,
             "version": self.version,
             "untrained": self.untrained,
+            "inexact": self.inexact,
             "images": answered + failed,
         }
 
@@ -94,7 +97,10 @@ def print_answers(answers: Sequence[Answers]) -> None:
         block = "█" if encodes("█") else "#"
         for answer in answers:
             title = _title(
-                answer.model, f"version {answer.version}", *["untrained weights"] * answer.untrained
+                answer.model,
+                f"version {answer.version}",
+                *["untrained weights"] * answer.untrained,
+                *_inexact(answer.inexact),
             )
             table = Table(title=_text(title, style="bold"), title_justify="left", box=None)
             table.add_column("image", overflow="fold")
@@ -143,7 +149,15 @@ def print_evaluations(
                 count += f" of {len(evaluation.truth)}"
             shares = (_share(evaluation.accuracy(top)) for top in (1, 5))
             table.add_row(
-                _text(_title(evaluation.model, f"version {evaluation.version}")), count, *shares
+                _text(
+                    _title(
+                        evaluation.model,
+                        f"version {evaluation.version}",
+                        *_inexact(evaluation.inexact),
+                    )
+                ),
+                count,
+                *shares,
             )
         console.print(table)
         if agreed is None:
@@ -173,6 +187,7 @@ def evaluations_to_json(
             {
                 "model": one.model,
                 "version": one.version,
+                "inexact": one.inexact,
                 "images": len(one.predictions),
                 "failed": one.failed,
                 "top1": _share_to_json(one.accuracy(1)),
@@ -221,6 +236,10 @@ def _print_json(documents: Iterable[object], indent: int | None) -> None:
                 (text if encodes(text) else json_text(document, indent=indent, ascii_only=True))
                 + "\n"
             )
+
+
+def _inexact(options: list[str]) -> list[str]:
+    return [f"inexact: {' and '.join(options)}"] if options else []
 
 
 def _title(*parts: str) -> str:

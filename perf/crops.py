@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,15 +28,20 @@ def write_crops(folder: Path, count: int) -> None:
     Raises:
         ResultsError: The folder cannot be written.
     """
-    generator = np.random.default_rng(0)
-    photographs = [Image.open(path).convert("RGB") for path in sample_photographs()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for index in range(count):
-            crop = _crop(photographs[index % len(photographs)], generator)
+        for index, crop in enumerate(crops(count)):
             crop.save(folder / f"{index:03d}.jpg", quality=92)
     except OSError as error:
         raise ResultsError(f"{folder} cannot be written: {error.strerror}") from None
+
+
+def crops(count: int) -> Iterator[Image.Image]:
+    """Square crops of the photographs, half of them mirrored. Every call gives the same ones."""
+    generator = np.random.default_rng(0)
+    photographs = [Image.open(path).convert("RGB") for path in sample_photographs()]
+    for index in range(count):
+        yield _crop(photographs[index % len(photographs)], generator)
 
 
 def _crop(photograph: Image.Image, generator: np.random.Generator) -> Image.Image:

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from seresnext101_triton.client.contract import Preprocessing
+from seresnext101_triton.client.fast import FILTER
 from seresnext101_triton.client.images import ImageOptions, load_image, sample_photographs
 from seresnext101_triton.perf.turns import Turn, take_turns
 
@@ -38,12 +39,14 @@ class Speed:
         size: Width and height of the images, in pixels.
         milliseconds: The mean time for one image in every turn.
         equal: Whether its tensors are equal to torchvision's, bit for bit.
+        levels: The largest difference to torchvision's pixels, in levels of 255.
     """
 
     name: str
     size: tuple[int, int]
     milliseconds: tuple[float, ...]
     equal: bool
+    levels: float
 
     @property
     def median(self) -> float:
@@ -70,12 +73,22 @@ def _measure(ways: dict[str, Prepare], size: tuple[int, int], turns: int) -> lis
         for name, prepare in ways.items()
     }
     times = take_turns(contestants, turns, warmup_rounds=1).turns
-    pairs = list(zip(files, reference, strict=True))
-    equal = {
-        name: all(np.array_equal(prepare(file), tensor) for file, tensor in pairs)
-        for name, prepare in ways.items()
-    }
-    return [Speed(name, size, tuple(times[name]), equal[name]) for name in ways]
+    speeds = []
+    for name, prepare in ways.items():
+        pairs = [
+            (np.asarray(prepare(file)), np.asarray(tensor))
+            for file, tensor in zip(files, reference, strict=True)
+        ]
+        equal = all(np.array_equal(found, wanted) for found, wanted in pairs)
+        levels = max(_levels(found - wanted) for found, wanted in pairs)
+        speeds.append(Speed(name, size, tuple(times[name]), equal, levels))
+    return speeds
+
+
+def _levels(difference: np.ndarray) -> float:
+    """The largest difference of normalised values [3, ...], in levels of 255."""
+    levels = np.abs(difference).reshape(3, -1).max(1) * np.array(Preprocessing().std) * 255
+    return round(float(levels.max()), 3)
 
 
 def _milliseconds(prepare: Prepare, files: list[bytes], blocks: int) -> float:
@@ -125,13 +138,23 @@ def _ways() -> dict[str, Prepare]:
         tensor = resized(Image.open(io.BytesIO(file))).unsqueeze(0)
         return ((tensor.float() - mean) / std)[0]
 
-    draft = ImageOptions(draft=contract.resize)
+    def client(options: ImageOptions) -> Prepare:
+        return lambda file: contract.prepared(load_image(file, options), is_fast=options.fast)
+
     return {
         "torchvision": lambda file: torchvision(Image.open(io.BytesIO(file)).convert("RGB")),
         "NVIDIA's helper": nvidia,
-        "client": lambda file: contract(load_image(file)),
-        "client, draft": lambda file: contract(load_image(file, draft)),
+    } | {
+        ", ".join(["client", *options.inexact]): client(options) for options in options_of(contract)
     }
+
+
+def options_of(contract: Preprocessing) -> list[ImageOptions]:
+    """How the client can open images for a model: exactly first, then with each inexact option."""
+    speeds = (False, True) if contract.interpolation == FILTER else (False,)
+    return [
+        ImageOptions(draft=draft, fast=fast) for fast in speeds for draft in (None, contract.resize)
+    ]
 
 
 def _jpeg(image: Image.Image, size: tuple[int, int]) -> bytes:

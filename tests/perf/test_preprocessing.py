@@ -10,6 +10,7 @@ import sys
 import torch
 from PIL import Image
 
+from seresnext101_triton.perf.cli import main
 from seresnext101_triton.perf.preprocessing import SIZES, _one_core
 
 
@@ -19,13 +20,17 @@ def test_every_way_is_measured_at_every_size():
     command = [sys.executable, "-m", "perf", "preprocessing", "--turns", "1", "--json"]
     results = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert os.sched_getaffinity(0) == before
-    assert [tuple(result["size"]) for result in results[::4]] == list(SIZES)
+    assert [tuple(result["size"]) for result in results[::6]] == list(SIZES)
     assert {result["name"]: result["equal"] for result in results} == {
         "torchvision": True,
         "NVIDIA's helper": True,
         "client": True,
         "client, draft": False,
+        "client, fast": False,
+        "client, draft, fast": False,
     }
+    differences = {result["name"]: result["levels"] for result in results if not result["equal"]}
+    assert differences["client, fast"] <= 1 < differences["client, draft"]
     assert all(result["median_ms"] > 0 for result in results)
 
 
@@ -36,3 +41,13 @@ def test_what_a_measurement_sets_it_restores():
         assert len(os.sched_getaffinity(0)) == torch.get_num_threads() == 1
         core.set_blocks_max(3)
     assert (os.sched_getaffinity(0), torch.get_num_threads(), core.get_blocks_max()) == before
+
+
+def test_what_inexact_options_change_in_the_answers_of_a_model(repository, capsys):
+    command = ["preprocessing", "--model", "tiny_onnx", "--images", "3"]
+    assert main([*command, "--repository", str(repository), "--json"]) == 0
+    effects = json.loads(capsys.readouterr().out)
+    assert [effect["inexact"] for effect in effects] == [["draft"], ["fast"], ["draft", "fast"]]
+    draft, fast, both = (effect["change"] for effect in effects)
+    assert 0 < fast < draft and fast < both
+    assert all(effect["images"] == 3 >= effect["same_first"] for effect in effects)

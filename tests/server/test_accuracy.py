@@ -12,6 +12,7 @@ from tritonclient.utils import InferenceServerException
 
 from seresnext101_triton.client import Classifier
 from seresnext101_triton.client.evaluation import Evaluation, evaluate
+from seresnext101_triton.client.images import ImageOptions
 from seresnext101_triton.client.truth import read_truth
 from seresnext101_triton.export.pipeline import export
 from seresnext101_triton.export.quantization import Quantization
@@ -75,6 +76,14 @@ def test_it_has_learnt(evaluations):
         "onnx_int8",
     }
     assert accuracy(evaluations["onnx"]) >= 97
+
+
+def test_a_fast_resize_costs_no_accuracy(digits, served, evaluations):
+    options = ImageOptions(fast=True)
+    with Classifier(served.url, "digits_onnx", image_options=options) as classifier:
+        fast = evaluate(classifier, read_truth(digits.unseen, 10))
+    assert fast.inexact == ["fast"]
+    assert abs(accuracy(fast) - accuracy(evaluations["onnx"])) <= 0.5
 
 
 def test_fp32_formats_name_the_same_classes(evaluations):

@@ -215,7 +215,9 @@ def test_auto_takes_either_and_the_answers_are_the_same(files_server):
         assert classifier.model.name == "tiny_onnx"
 
 
-@pytest.mark.parametrize("options", [{"draft": 64}, {"orient": False}, {"max_pixels": 5}])
+@pytest.mark.parametrize(
+    "options", [{"draft": 64}, {"fast": True}, {"orient": False}, {"max_pixels": 5}]
+)
 def test_options_that_the_server_does_not_know_are_refused(options, files_server):
     cases: tuple[tuple[str, ServerSide], ...] = ("tiny_onnx", "yes"), ("tiny_onnx_image", "no")
     for model, side in cases:
