@@ -14,12 +14,14 @@ from seresnext101_triton.perf.errors import PerfError, UsageError
 from seresnext101_triton.perf.load import LoadGenerator
 from seresnext101_triton.perf.options import ARCHITECTURE, REPOSITORY
 from seresnext101_triton.perf.peers.launch import User, closed_loop, running_peer
+from seresnext101_triton.perf.peers.network import argument_of
 from seresnext101_triton.perf.raw import RawModel
 from seresnext101_triton.perf.records import Load, Machine, Point
 from seresnext101_triton.perf.serving import serving
 from seresnext101_triton.perf.turns import Comparison, Turn, take_turns
 
 SAVED_SUFFIX = ".jsonl"
+THROUGHPUT, P99 = MEASURES = ("throughput", "p99")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class CompareOptions:
         concurrency: The number of requests in flight.
         rounds: The number of turns of each contestant, two at least.
         seconds: The duration of one turn.
+        measure: What is compared: `throughput`, or `p99`, the 99th percentile of the latency.
         peer_architecture: The architecture of the peers' network.
     """
 
@@ -42,6 +45,7 @@ class CompareOptions:
     concurrency: int = 4
     rounds: int = 8
     seconds: float = 6.0
+    measure: str = THROUGHPUT
     peer_architecture: str = ARCHITECTURE
 
 
@@ -62,7 +66,7 @@ class Contestant:
 
     @classmethod
     def parse(cls, text: str) -> Contestant:
-        """Read MODEL, raw:MODEL, client:MODEL, peer:NAME or MODEL@HOST:PORT.
+        """Read MODEL, raw:MODEL, client:MODEL, peer:NAME[/MODEL] or MODEL@HOST:PORT.
 
         MODEL may be one version of a model, MODEL@N.
         """
@@ -85,20 +89,21 @@ def compare(
     options: CompareOptions | None = None,
     progress: Progress = SILENT,
 ) -> Comparison:
-    """Let contestants take turns, and measure their images per second.
+    """Let contestants take turns, and measure their images per second or their latency.
 
     Args:
         contestants: Two at least; the first is the base of the ratios. Each is a model of the
             repository, `raw:MODEL` (its artifact in its runtime, without a server; call
             `seresnext101_triton.perf.raw.use_server_allocator` before), `client:MODEL` (photographs
             through this project's client), `peer:fastapi`, `peer:litserve`, `peer:pytriton`
-            (photographs to the eager network in another server) or `MODEL@HOST:PORT`. `MODEL@N` is
+            (photographs to the eager network in another server), `peer:NAME/MODEL` (to the artifact
+            of a model in it) or `MODEL@HOST:PORT`. `MODEL@N` is
             version N of a model; two versions are served side by side.
         options: The options; None means the default of each.
         progress: It is advanced after each of `len(contestants) * options.rounds` turns.
 
     Raises:
-        UsageError: There are fewer than two contestants.
+        UsageError: There are fewer than two contestants, or one has no latency.
         PerfError: One cannot be measured.
         ClientError: A model does not answer.
         ServerError: The repository cannot be served.
@@ -158,15 +163,18 @@ class _Session:
 
 
 def _raw_turn(contestant: Contestant, session: _Session) -> Turn:
+    if session.options.measure == P99:
+        raise UsageError(f"raw:{contestant.name} answers no requests: leave it out, or `measure`")
     raw = RawModel(session.options.repository, contestant.name, session.options.batch)
     return lambda: raw.throughput(session.options.seconds)
 
 
 def _peer_turn(contestant: Contestant, session: _Session) -> Turn:
     options = session.options
-    peer = running_peer(contestant.name, options.concurrency, options.peer_architecture)
-    users = session.resources.enter_context(peer)
-    return lambda: closed_loop(users, options.seconds)
+    name, _, model = contestant.name.partition("/")
+    network = argument_of(options.repository, model, options.peer_architecture)
+    peer = running_peer(name, options.concurrency, network)
+    return _loop_turn(session.resources.enter_context(peer), options)
 
 
 def _client_turn(contestant: Contestant, session: _Session) -> Turn:
@@ -177,14 +185,27 @@ def _client_turn(contestant: Contestant, session: _Session) -> Turn:
         return [prediction.index for prediction in classifier.classify(file)]
 
     users: list[User] = [send] * session.options.concurrency
-    return lambda: closed_loop(users, session.options.seconds)
+    return _loop_turn(users, session.options)
+
+
+def _loop_turn(users: Sequence[User], options: CompareOptions) -> Turn:
+    def turn() -> float:
+        loop = closed_loop(users, options.seconds)
+        return loop.p99_ms if options.measure == P99 else loop.throughput
+
+    return turn
 
 
 def _served_turn(contestant: Contestant, session: _Session) -> Turn:
     options = session.options
     generator = session.resources.enter_context(LoadGenerator(session.url_of(contestant)))
     load = Load(contestant.name, options.batch, options.concurrency)
-    return lambda: generator.measure_for(load, options.seconds).throughput
+
+    def turn() -> float:
+        measured = generator.measure_for(load, options.seconds)
+        return measured.latency["p99"] if options.measure == P99 else measured.throughput
+
+    return turn
 
 
 _TURNS: dict[str, Callable[[Contestant, _Session], Turn]] = {

@@ -65,14 +65,6 @@ class EagerNetwork:
         return count / (time.perf_counter() - started)
 
 
-_PREPROCESSING = Preprocessing()
-
-
-def prepare(file: bytes) -> np.ndarray:
-    """Decode an image file and prepare it: float32 [3, 224, 224]."""
-    return _PREPROCESSING(load_image(file))
-
-
 def top5(probabilities: np.ndarray) -> list[int]:
     """The five most probable classes of one image."""
     return np.argsort(-probabilities)[:5].tolist()

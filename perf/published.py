@@ -7,6 +7,7 @@ from pathlib import Path
 
 import tritonclient.grpc.model_config_pb2 as pb
 
+from seresnext101_triton.client.contract import Preprocessing
 from seresnext101_triton.export import config, manifest
 from seresnext101_triton.export.format import Format
 from seresnext101_triton.export.formats import FORMATS
@@ -51,6 +52,16 @@ class PublishedModel:
     def format(self) -> Format:
         """The format of the artifact."""
         return FORMATS[self.manifest.format]
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """The parameters in the config."""
+        return {key: value.string_value for key, value in self.config.parameters.items()}
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images are prepared for the model."""
+        return Preprocessing.from_parameters(self.parameters)
 
     @property
     def artifact(self) -> Path:

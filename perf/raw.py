@@ -7,7 +7,6 @@ import threading
 import time
 from pathlib import Path
 
-from seresnext101_triton.client.contract import Preprocessing
 from seresnext101_triton.perf.eager import photographs
 from seresnext101_triton.perf.published import PublishedModel
 from seresnext101_triton.server import runtimes
@@ -34,13 +33,14 @@ class RawModel:
 
     def __init__(self, repository: Path, model: str, batch: int) -> None:
         published = PublishedModel.find(repository, model)
-        parameters = {key: value.string_value for key, value in published.config.parameters.items()}
         device = "cuda:0" if published.on_gpu else "cpu"
         self._runtimes = [
-            runtimes.load(published.format.runtime, published.artifact, parameters, device)
+            runtimes.load(
+                published.format.runtime, published.artifact, published.parameters, device
+            )
             for _ in range(published.instances)
         ]
-        self._batch = photographs(Preprocessing.from_parameters(parameters), batch)
+        self._batch = photographs(published.preprocessing, batch)
 
     def throughput(self, seconds: float) -> float:
         """Run all instances at the same time, and return images per second.

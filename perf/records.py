@@ -48,8 +48,8 @@ class Load:
         model: The name of the served model.
         batch: The number of images in one request.
         concurrency: The number of requests in flight; 0 if `rate` is set.
-        rate: Requests per second, sent whether or not earlier ones were answered; 0 if
-            `concurrency` is set.
+        rate: Requests per second, sent at random times (as a Poisson process), whether or not
+            earlier ones were answered; 0 if `concurrency` is set.
         protocol: `grpc` or `http`.
         shared_memory: Whether tensors travel through system shared memory.
     """
@@ -223,9 +223,11 @@ class ComparisonRecord(Circumstances):
 
     Attributes:
         rounds: The number of turns of each contestant.
-        turns: Images per second of each round, by contestant.
+        turns: The measured values of each round, by contestant.
         batch: The number of images in one request.
         concurrency: The number of requests in flight.
+        measure: What was measured: `throughput` in images per second, or `p99`, the 99th percentile
+            of the latency in milliseconds.
         ratios: The ratio of every other contestant to the first.
     """
 
@@ -235,7 +237,13 @@ class ComparisonRecord(Circumstances):
     turns: dict[str, list[float]]
     batch: int
     concurrency: int
+    measure: str = "throughput"
     ratios: dict[str, Ratio]
+
+    @property
+    def unit(self) -> str:
+        """What was measured, with its unit."""
+        return "p99 ms" if self.measure == "p99" else "images/s"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,12 +52,12 @@ def point_table(points: Sequence[Point]) -> Table:
 
 
 def comparison_table(record: ComparisonRecord) -> Table:
-    """The throughput of each contestant and its ratio to the first."""
+    """The values of each contestant and their ratio to those of the first."""
     rows = [
         [name, spread(turns), interval(record.ratios[name]) if name in record.ratios else "1"]
         for name, turns in record.turns.items()
     ]
-    return Table(["", f"images/s, {SPREAD}", f"ratio to {next(iter(record.turns))}"], rows)
+    return Table(["", f"{record.unit}, {SPREAD}", f"ratio to {next(iter(record.turns))}"], rows)
 
 
 def tuning_table(outcome: TuningOutcome) -> Table:

@@ -3,9 +3,9 @@
 The result is the ratio of every other contestant to the first, with its 99 % interval. A contestant
 is a model of the repository; raw:MODEL, its artifact in its runtime, without a server;
 client:MODEL, photographs through this project's client; peer:fastapi, peer:litserve or
-peer:pytriton, photographs to the eager network in another server; or MODEL@HOST:PORT. MODEL@N is
-version N of a model, also behind raw: and client:, so that a new version can be judged before it is
-promoted.
+peer:pytriton, photographs to the eager network in another server, or peer:NAME/MODEL, to the
+artifact of an ONNX or OpenVINO model in it; or MODEL@HOST:PORT. MODEL@N is version N of a model,
+also behind raw: and client:, so that a new version can be judged before it is promoted.
 
 Two or more files of results (.jsonl) compare the loads that these saved sweeps share.
 """
@@ -41,6 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser, "--rounds", 8, "turns of each contestant, two at least", options.rounds
     )
     options.add_number(parser, "--seconds", 6.0, "the duration of one turn", options.above_zero)
+    parser.add_argument(
+        "--measure",
+        choices=("throughput", "p99"),
+        default="throughput",
+        help="what is compared: images per second, or the 99th percentile of the latency, of which "
+        "less is better (default: throughput)",
+    )
     options.add_architecture(parser, "--peer-architecture")
     parser.add_argument(
         "--fail-under",
@@ -56,10 +63,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare. The exit code is 1 if a contestant is certainly slower than `--fail-under`."""
-    from seresnext101_triton.perf.comparison import SAVED_SUFFIX
-    from seresnext101_triton.perf.errors import PerfError
+    from seresnext101_triton.perf.comparison import P99, SAVED_SUFFIX
+    from seresnext101_triton.perf.errors import PerfError, UsageError
 
     saved = [name.endswith(SAVED_SUFFIX) for name in arguments.contestants]
+    if arguments.measure == P99 and (any(saved) or arguments.fail_under):
+        raise UsageError(
+            "`measure` p99 goes neither with saved runs nor with `fail_under`: of latencies, a "
+            "ratio over 1 is the worse one"
+        )
     if len(saved) < 2 or not any(saved):
         return _compare_in_turns(arguments)
     if not all(saved):
@@ -90,6 +102,7 @@ def _compare_in_turns(arguments: argparse.Namespace) -> int:
         turns={name: list(values) for name, values in comparison.turns.items()},
         batch=settings.batch,
         concurrency=settings.concurrency,
+        measure=settings.measure,
         ratios=comparison.ratios,
     )
     results.append(arguments.results, record)

@@ -8,21 +8,22 @@ from typing import Annotated
 import uvicorn
 from fastapi import Body, FastAPI
 
-from seresnext101_triton.perf.eager import EagerNetwork, prepare, top5
+from seresnext101_triton.perf.eager import top5
+from seresnext101_triton.perf.peers.network import network
 
 
-def application(architecture: str) -> FastAPI:
+def application(served: str) -> FastAPI:
     """The web application."""
-    network = EagerNetwork(architecture)
+    serves = network(served, concurrent=True)
     app = FastAPI()
 
     @app.post("/predict")
     def predict(file: Annotated[bytes, Body(media_type="image/jpeg")]) -> list[int]:
-        return top5(network(prepare(file)[None])[0])
+        return top5(serves.run(serves.prepare(file)[None])[0])
 
     return app
 
 
 if __name__ == "__main__":
-    port, _, _, architecture = sys.argv[1:]
-    uvicorn.run(application(architecture), host="127.0.0.1", port=int(port), log_level="warning")
+    port, _, _, served = sys.argv[1:]
+    uvicorn.run(application(served), host="127.0.0.1", port=int(port), log_level="warning")

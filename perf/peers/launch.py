@@ -14,15 +14,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import psutil
 import tritonclient.grpc as triton
 
-from seresnext101_triton.client.images import sample_photographs
-from seresnext101_triton.perf.eager import architecture_named, prepare, top5
+from seresnext101_triton.client.images import load_image, sample_photographs
+from seresnext101_triton.perf.eager import top5
 from seresnext101_triton.perf.errors import PerfError
+from seresnext101_triton.perf.peers.network import preprocessing_of
 from seresnext101_triton.server.installation import libpython_folder
 from seresnext101_triton.server.ports import LOCALHOST, Ports
 
@@ -30,8 +33,21 @@ _START_S = 120.0
 User = Callable[[bytes], list[int]]  # sends an image file, and returns the top-5
 
 
-def closed_loop(users: Sequence[User], seconds: float) -> float:
-    """Let every user send one photograph after the other, and return images per second.
+@dataclass(frozen=True)
+class Loop:
+    """What users saw who sent one photograph after the other.
+
+    Attributes:
+        throughput: Images per second.
+        p99_ms: The 99th percentile of the latency, in milliseconds.
+    """
+
+    throughput: float
+    p99_ms: float
+
+
+def closed_loop(users: Sequence[User], seconds: float) -> Loop:
+    """Let every user send one photograph after the other.
 
     Args:
         users: The users, who send at the same time.
@@ -40,53 +56,52 @@ def closed_loop(users: Sequence[User], seconds: float) -> float:
     files = [path.read_bytes() for path in sample_photographs()]
     started = time.perf_counter()
 
-    def work(index: int) -> int:
-        count = 0
-        while time.perf_counter() - started < seconds:
-            users[index](files[(index + count) % len(files)])
-            count += 1
-        return count
+    def work(index: int) -> list[float]:
+        latencies: list[float] = []
+        while (begun := time.perf_counter()) - started < seconds:
+            users[index](files[(index + len(latencies)) % len(files)])
+            latencies.append(time.perf_counter() - begun)
+        return latencies
 
     with ThreadPoolExecutor(len(users)) as pool:
-        answered = sum(pool.map(work, range(len(users))))
-    return answered / (time.perf_counter() - started)
+        latencies = [each for found in pool.map(work, range(len(users))) for each in found]
+    throughput = len(latencies) / (time.perf_counter() - started)
+    return Loop(throughput, 1000 * float(np.percentile(latencies, 99)))
 
 
 @contextmanager
-def running_peer(name: str, users: int, architecture: str) -> Iterator[list[User]]:
+def running_peer(name: str, users: int, network: str) -> Iterator[list[User]]:
     """Start a peer, and end it on leaving.
 
     Args:
         name: A key of `PEERS`.
         users: The number of users.
-        architecture: The architecture of its network.
+        network: What it serves, from `network.argument_of`.
 
     Yields:
         The users, each with its own connection.
 
     Raises:
         PerfError: There is no such peer, its package is missing, or it does not start.
-        UsageError: There is no such architecture.
     """
     if name not in PEERS:
         raise PerfError(f"there is no peer {name}: choose from {', '.join(PEERS)}")
     if find_spec(name) is None:
         raise PerfError(f"{name} is not installed: pip install '.[peers]'")
-    architecture_named(architecture)
     ports = Ports(0, 0, 0).resolve(LOCALHOST)
-    process = _start(name, ports, architecture)
+    process = _start(name, ports, network)
     log: list[str] = []
     threading.Thread(target=log.extend, args=(process.stderr,), daemon=True).start()
     try:
-        found = [PEERS[name](ports) for _ in range(users)]
+        found = [PEERS[name](ports, network) for _ in range(users)]
         _wait(process, found[0], log, name)
         yield found
     finally:
         _end(process)
 
 
-def _start(name: str, ports: Ports, architecture: str) -> subprocess.Popen[str]:
-    arguments = [*map(str, (ports.http, ports.grpc, ports.metrics)), architecture]
+def _start(name: str, ports: Ports, network: str) -> subprocess.Popen[str]:
+    arguments = [*map(str, (ports.http, ports.grpc, ports.metrics)), network]
     return subprocess.Popen(
         [sys.executable, "-m", f"{__package__}.{name}", *arguments],
         # PyTriton's Python stub needs the library of this Python, as our own server's stub does.
@@ -154,29 +169,31 @@ def _http_user(
     return send
 
 
-def _fastapi_user(ports: Ports) -> User:
+def _fastapi_user(ports: Ports, _: str) -> User:
     return _http_user(ports.http)
 
 
-def _litserve_user(ports: Ports) -> User:
+def _litserve_user(ports: Ports, _: str) -> User:
     def encode(file: bytes) -> bytes:
         return json.dumps({"image": base64.b64encode(file).decode()}).encode()
 
     return _http_user(ports.http, encode, "application/json")
 
 
-def _pytriton_user(ports: Ports) -> User:
+def _pytriton_user(ports: Ports, network: str) -> User:
+    contract = preprocessing_of(network)
     client = triton.InferenceServerClient(f"{LOCALHOST}:{ports.grpc}")
 
     def send(file: bytes) -> list[int]:
-        tensor = triton.InferInput("image", [1, 3, 224, 224], "FP32")
-        tensor.set_data_from_numpy(prepare(file)[None])
+        batch = contract(load_image(file))[None]
+        tensor = triton.InferInput("image", batch.shape, "FP32")
+        tensor.set_data_from_numpy(batch)
         return top5(client.infer("network", [tensor]).as_numpy("probabilities")[0])
 
     return send
 
 
-PEERS: dict[str, Callable[[Ports], User]] = {
+PEERS: dict[str, Callable[[Ports, str], User]] = {
     "fastapi": _fastapi_user,
     "litserve": _litserve_user,
     "pytriton": _pytriton_user,

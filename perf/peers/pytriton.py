@@ -12,19 +12,20 @@ from pytriton.decorators import batch
 from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig
 
-from seresnext101_triton.perf.eager import EagerNetwork
 from seresnext101_triton.perf.peers import MAX_BATCH
+from seresnext101_triton.perf.peers.network import network, preprocessing_of
 
 LOCALHOST = "127.0.0.1"
 
 
-def main(http: str, grpc: str, metrics: str, architecture: str) -> None:
+def main(http: str, grpc: str, metrics: str, served: str) -> None:
     """Serve at these ports until the process is ended."""
-    network = EagerNetwork(architecture)
+    serves = network(served, concurrent=False)
+    crop = preprocessing_of(served).crop
 
     @batch  # type: ignore[untyped-decorator]
     def infer(image: np.ndarray) -> dict[str, np.ndarray]:
-        return {"probabilities": network(image)}
+        return {"probabilities": serves.run(image)}
 
     config = TritonConfig(
         http_port=int(http),
@@ -38,7 +39,7 @@ def main(http: str, grpc: str, metrics: str, architecture: str) -> None:
         triton.bind(
             "network",
             infer,
-            inputs=[Tensor(name="image", dtype=np.float32, shape=(3, 224, 224))],
+            inputs=[Tensor(name="image", dtype=np.float32, shape=(3, crop, crop))],
             outputs=[Tensor(name="probabilities", dtype=np.float32, shape=(-1,))],
             config=ModelConfig(max_batch_size=MAX_BATCH, batcher=batcher),
         )

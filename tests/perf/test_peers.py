@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import psutil
 import pytest
@@ -45,6 +46,47 @@ def test_a_peer_answers_behind_the_same_load(server, tmp_path, name):
     assert not [
         each for each in psutil.process_iter(["cmdline"]) if module in (each.info["cmdline"] or [])
     ]
+
+
+def test_the_artifact_of_a_model_in_a_peer_and_the_latency(server, repository, tmp_path):
+    results = tmp_path / "results.jsonl"
+    command = [
+        "compare",
+        "client:tiny_onnx",
+        "peer:fastapi/tiny_onnx",
+        "peer:fastapi/tiny_openvino",
+    ]
+    options = ["--rounds", "2", "--seconds", "0.5", "--concurrency", "3", "--measure", "p99"]
+    files = ["--repository", str(repository), "--results", str(results)]
+    assert main([*command, *options, "--url", server.url, *files]) == 0
+    document = json.loads(results.read_text())
+    assert document["measure"] == "p99" and set(document["turns"]) == set(command[1:])
+    assert all(0 < p99 < 60_000 for each in document["turns"].values() for p99 in each)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["peer:fastapi/tiny_torchscript"], "they serve .xml or .onnx files"),
+        (["peer:fastapi/nothing"], "holds no model nothing"),
+        (["raw:tiny_onnx", "--measure", "p99"], "raw:tiny_onnx answers no requests"),
+        (["client:tiny_onnx", "--measure", "p99", "--fail-under", "1"], "neither with saved runs"),
+    ],
+)
+def test_what_cannot_be_compared(server, repository, capsys, arguments, reason):
+    place = ["--url", server.url, "--repository", str(repository)]
+    assert main(["compare", "client:tiny_onnx", *arguments, *place]) != 0
+    assert reason in capsys.readouterr().err
+
+
+def test_the_loop_measures_what_its_users_wait_for():
+    def answer(file: bytes) -> list[int]:
+        time.sleep(0.05)
+        return [0]
+
+    loop = closed_loop([answer, answer], 0.5)
+    assert loop.p99_ms >= 50
+    assert 0 < loop.throughput <= 40
 
 
 def test_one_that_is_not_known(server, capsys):
