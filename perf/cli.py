@@ -22,8 +22,10 @@ examples:
   python -m perf compare seresnext101_onnx@1 seresnext101_onnx@2
   python -m perf compare last-week.jsonl perf/results/results.jsonl
   python -m perf compare client:seresnext101_onnx peer:fastapi peer:litserve peer:pytriton
+  python -m perf compare client:seresnext101_openvino_int8 peer:litserve/seresnext101_openvino_int8
   python -m perf tune seresnext101_onnx --p99-ms 1000   and --undo
   python -m perf advise --p99-ms 500 --dry-run           which model is the best here
+  python -m perf plan seresnext101_onnx --rate 200 --p99-ms 300   how many replicas that needs
   python -m perf report                                 one HTML page, Markdown tables, plots
   python -m perf overhead --rounds 100 --json
   python -m perf precision --device cuda

@@ -270,7 +270,7 @@ def _options(load: Load, url: str, counted: int, window_s: float, agreement: int
     """
     level = ["--concurrency-range", load.concurrency]
     if load.rate:
-        level = ["--request-rate-range", f"{load.rate:g}"]
+        level = ["--request-rate-range", f"{load.rate:g}", "--request-distribution", "poisson"]
     memory: list[object] = []
     if load.shared_memory:
         memory = ["--shared-memory", "system", "--output-shared-memory-size", _OUTPUT_BYTES]

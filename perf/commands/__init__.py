@@ -19,6 +19,7 @@ COMMANDS = (
     "crops",
     "tune",
     "advise",
+    "plan",
     "report",
     "overhead",
     "inputs",

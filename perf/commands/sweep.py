@@ -19,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_numbers(parser, "--batches", (1,), "images in one request")
     loads = parser.add_mutually_exclusive_group()
     options.add_numbers(loads, "--concurrency", (1, 2, 4, 8), "requests in flight")
-    options.add_numbers(loads, "--rates", (), "requests per second, instead of --concurrency")
+    options.add_numbers(
+        loads, "--rates", (), "requests per second at random times, instead of --concurrency"
+    )
     parser.add_argument(
         "--protocols",
         type=options.protocols,
