@@ -18,7 +18,7 @@ from queue import SimpleQueue
 
 from tests.mutants.mutations import Mutant, Source
 from tests.mutants.reach import Reach
-from tests.mutants.running import SURVIVED, Copy
+from tests.mutants.running import BY_TYPES, SURVIVED, Copy
 from tests.mutants.subjects import Subject, chosen
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 1 where a package's score is below its bar.
     """
     options = _parser().parse_args(arguments)
-    found: dict[tuple[str, str], list[tuple[Mutant, bool]]] = defaultdict(list)
+    found: dict[tuple[str, str], list[tuple[Mutant, str]]] = defaultdict(list)
     with ExitStack() as stack:
         copies = [
             stack.enter_context(Copy(ROOT, options.folder / f"copy{index}"))
@@ -41,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for subject, sampled in _sampled(options):
             reach = _reach(subject, copies[0])
             limit_s = 60 * options.minutes if options.minutes else math.inf
-            for mutant, survived in _run(sampled, reach, copies, limit_s):
-                found[subject.package, mutant.file].append((mutant, survived))
+            for mutant, outcome in _run(sampled, reach, copies, limit_s):
+                found[subject.package, mutant.file].append((mutant, outcome))
     return _report(found, options.least)
 
 
@@ -139,13 +139,13 @@ def _reach(subject: Subject, copy: Copy) -> Reach:
 
 def _run(
     sampled: Sequence[Mutant], reach: Reach, copies: Sequence[Copy], limit_s: float
-) -> list[tuple[Mutant, bool]]:
+) -> list[tuple[Mutant, str]]:
     free: SimpleQueue[Copy] = SimpleQueue()
     for copy in copies:
         free.put(copy)
     started = time.monotonic()
 
-    def test(mutant: Mutant) -> tuple[Mutant, bool] | None:
+    def test(mutant: Mutant) -> tuple[Mutant, str] | None:
         if time.monotonic() - started > limit_s:
             return None
         copy = free.get()
@@ -155,29 +155,37 @@ def _run(
             free.put(copy)
         spent_s = time.monotonic() - started
         print(f"{spent_s:5.0f} s: {outcome} {mutant}", file=sys.stderr, flush=True)
-        return mutant, outcome == SURVIVED
+        return mutant, outcome
 
     with ThreadPoolExecutor(len(copies)) as pool:
         return [result for result in pool.map(test, sampled) if result is not None]
 
 
-def _report(found: dict[tuple[str, str], list[tuple[Mutant, bool]]], least: float) -> int:
+def _report(found: dict[tuple[str, str], list[tuple[Mutant, str]]], least: float) -> int:
     for (_, _), results in sorted(found.items()):
-        for mutant, survived in sorted(results, key=lambda result: result[0].line):
-            if survived:
+        for mutant, outcome in sorted(results, key=lambda result: result[0].line):
+            if outcome == SURVIVED:
                 print(f"survived: {mutant}")
-    packages: dict[str, list[bool]] = defaultdict(list)
+    packages: dict[str, list[str]] = defaultdict(list)
     for (package, file), results in sorted(found.items()):
-        packages[package] += [survived for _, survived in results]
-        print(_score(f"  {file}", [survived for _, survived in results]))
-    for package, results_ in packages.items():
-        print(_score(package, results_))
-    return int(any(1 - sum(survived) / len(survived) < least for survived in packages.values()))
+        outcomes = [outcome for _, outcome in results]
+        packages[package] += outcomes
+        print(_score(f"  {file}", outcomes))
+    for package, outcomes in packages.items():
+        print(_score(package, outcomes))
+    return int(any(_share(outcomes) < least for outcomes in packages.values()))
 
 
-def _score(name: str, survived: Sequence[bool]) -> str:
-    killed = len(survived) - sum(survived)
-    return f"{name:36} {killed:5} of {len(survived):5} killed  {killed / len(survived):6.1%}"
+def _score(name: str, outcomes: Sequence[str]) -> str:
+    killed = len(outcomes) - outcomes.count(SURVIVED)
+    return (
+        f"{name:36} {killed:5} of {len(outcomes):5} killed  {_share(outcomes):6.1%}, "
+        f"{outcomes.count(BY_TYPES)} of them by mypy"
+    )
+
+
+def _share(outcomes: Sequence[str]) -> float:
+    return 1 - outcomes.count(SURVIVED) / len(outcomes)
 
 
 if __name__ == "__main__":

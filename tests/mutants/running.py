@@ -25,6 +25,8 @@ _PRELOAD = (
     *("sklearn.datasets", "tritonclient.grpc", "tritonclient.http", "hypothesis"),
 )
 SURVIVED = "SURVIVED"
+BY_TYPES = "killed by mypy"
+_ILL_TYPED = 1  # mypy's exit code where it found an error; it has 2 where it could not run
 _NO_TESTS = 5  # pytest's exit code where nothing was collected
 _TEST = re.compile(r"(^|/)test_[^/]*\.py$|^tests/mutants/")
 
@@ -38,9 +40,16 @@ class Copy:
         root: The top of the project.
         folder: Where the copy goes; what is there is removed.
         preload: Modules that the worker imports before it begins, where they are installed.
+        typed: What mypy checks, from the top of the project.
     """
 
-    def __init__(self, root: Path, folder: Path, preload: Sequence[str] = _PRELOAD) -> None:
+    def __init__(
+        self,
+        root: Path,
+        folder: Path,
+        preload: Sequence[str] = _PRELOAD,
+        typed: str = "seresnext101_triton",
+    ) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         listed = subprocess.run(
             [
@@ -69,6 +78,7 @@ class Copy:
         self.folder = folder
         self._contents = dict(sorted(contents))
         self._preload = preload
+        self._typed = typed
 
     def __enter__(self) -> Copy:
         environment = os.environ | {
@@ -93,7 +103,7 @@ class Copy:
         assert self._worker.stdin is not None
         self._worker.stdin.close()
         self._worker.wait()
-        for path in (self.folder, Path(f"{self.folder}.tmp")):
+        for path in (self.folder, Path(f"{self.folder}.tmp"), Path(f"{self.folder}.mypy")):
             shutil.rmtree(path, ignore_errors=True)
 
     def reach(self, files: Sequence[str], tests: Sequence[str]) -> Reach:
@@ -152,7 +162,7 @@ class Copy:
         return self.folder.with_name(f"reach-{digest[:16]}.json")
 
     def outcome(self, mutant: Mutant, reach: Reach) -> str:
-        """Run the tests for a mutant: `SURVIVED`, or how it was `killed`.
+        """Run the tests for a mutant, and mypy if none fails: `SURVIVED`, or how it was `killed`.
 
         A test that fails must fail again, alone: what fails once may be due to a loaded machine.
         """
@@ -161,7 +171,26 @@ class Copy:
                 if self._failed(mutant, [failed], reach):
                     return f"killed by {failed}"
                 tests = tests[tests.index(failed) + 1 :]
-        return SURVIVED
+        return BY_TYPES if self._ill_typed(mutant) else SURVIVED
+
+    def _ill_typed(self, mutant: Mutant) -> bool:
+        """Whether mypy finds an error in a mutant, and none with nothing changed."""
+        path = self.folder / mutant.file
+        whole = path.read_text(encoding="utf-8")
+        if self._mypy() != 0:
+            return False
+        path.write_text(mutant.code, encoding="utf-8")
+        try:
+            return self._mypy() == _ILL_TYPED
+        finally:
+            path.write_text(whole, encoding="utf-8")
+
+    def _mypy(self) -> int:
+        return subprocess.run(
+            [sys.executable, "-m", "mypy", f"--cache-dir={self.folder}.mypy", self._typed],
+            cwd=self.folder,
+            capture_output=True,
+        ).returncode
 
     def _failed(self, mutant: Mutant, tests: Sequence[str], reach: Reach) -> str:
         """Run tests with a mutant, and name the first that fails or does not end."""

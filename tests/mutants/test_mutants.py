@@ -96,6 +96,7 @@ def test_names_and_keys_are_changed():
 
 def test_a_mutant_is_noticed_if_a_test_fails_with_it(tmp_path, monkeypatch):
     from tests.mutants.mutations import Source
+    from tests.mutants.reach import Reach
     from tests.mutants.running import Copy
 
     project = tmp_path / "project"
@@ -109,13 +110,13 @@ def test_a_mutant_is_noticed_if_a_test_fails_with_it(tmp_path, monkeypatch):
     subprocess.run(["git", "init", "--quiet", project], check=True)
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # They take half a second each time.
     source = Source("module.py", MODULE)
-    outcomes = {}
+    outcomes, unnoticed = {}, {}
     expected = {
         "LIMIT = 4": "SURVIVED",
         "return True": "killed by tests/test_module.py::test_a_large_number",
         "return 2 / number": "killed by tests/test_module.py::test_a_program_elsewhere",
     }
-    with Copy(project, tmp_path / "copy", preload=()) as copy:
+    with Copy(project, tmp_path / "copy", preload=(), typed="module.py") as copy:
         files, tests = ["module.py"], "tests/test_module.py"
         assert not copy.record(files, tests).exists()
         reach = copy.reach(files, [tests])
@@ -131,7 +132,12 @@ def test_a_mutant_is_noticed_if_a_test_fails_with_it(tmp_path, monkeypatch):
             if mutant and mutant.after in expected:
                 outcomes[mutant.after] = copy.outcome(mutant, reach)
                 assert (copy.folder / "module.py").read_text() == MODULE
+                unnoticed[mutant.after] = copy.outcome(mutant, Reach([]))
     assert outcomes == expected
+    assert {after for after, outcome in unnoticed.items() if outcome != "SURVIVED"} == {
+        "return 2 / number"  # It is no int, which mypy says.
+    }
+    assert unnoticed["return 2 / number"] == "killed by mypy"
     assert (project / "module.py").read_text() == MODULE
     assert not (tmp_path / "copy").exists()
     assert Copy(project, tmp_path / "copy").record(files, tests).exists()
@@ -145,12 +151,14 @@ def test_the_report_lists_the_survivors_and_the_scores(capsys, unnoticed, code):
     from tests.mutants.mutations import Mutant
 
     mutants = [Mutant("a.py", line, line, "x", f"y{line}", False, "") for line in range(1, 11)]
-    found = {("package", "a.py"): [(mutant, mutant.line <= unnoticed) for mutant in mutants]}
+    outcomes = [*["SURVIVED"] * unnoticed, "killed by mypy", *["killed by test_a"] * 10]
+    found = {("package", "a.py"): list(zip(mutants, outcomes, strict=False))}
     assert _report(found, least=0.9) == code
     lines = capsys.readouterr().out.splitlines()
     assert lines[:unnoticed] == [f"survived: a.py:{n}: x  =>  y{n}" for n in (1, 2)[:unnoticed]]
     assert lines[-1].split() == [
-        *("package", str(10 - unnoticed), "of", "10", "killed", f"{10 - unnoticed}0.0%")
+        *("package", str(10 - unnoticed), "of", "10", "killed", f"{10 - unnoticed}0.0%,"),
+        *("1", "of", "them", "by", "mypy"),
     ]
 
 
