@@ -11,11 +11,17 @@ from __future__ import annotations
 class ToolkitError(Exception):
     """The base class of every error that this toolkit reports to a person.
 
+    Args:
+        message: Names the cause and a remedy. Every error has one.
+
     Attributes:
         exit_code: The exit code of a command that ends with this error.
     """
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
 
 
 class ClientError(ToolkitError):

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import re
+from pathlib import Path
+
+import pytest
 
 from tests.options import LISTED, line, of_all_commands, plain
 
+# How the help names values that are numbers, files and lists of numbers.
+NUMBERS = ("N", "K", "S", "MS", "US", "MB", "MIB", "PX", "PORT", "SHARE", "RATIO", "X")
+LISTS = ("R,G,B", "N,N")
+PATHS = ("PEM", "PNG", "SOURCE", "FILE", "DIR", "DIR|CSV")
 DEFAULT = re.compile(r"\bdefault: ([^\s()]*[^\s(),])\)?$")
 
 
@@ -29,3 +37,27 @@ def test_a_default_that_the_help_names_is_the_default():
             named += 1
             assert stated[1] == plain(action.default), (command, action)
     assert named > 60
+
+
+def test_a_value_that_is_no_number_is_refused():
+    of_numbers = [
+        (command, action)
+        for command, action in of_all_commands()
+        if action.metavar in NUMBERS + LISTS
+    ]
+    assert len(of_numbers) > 90
+    for command, action in of_numbers:
+        for word in ("x", "-", "1;2"):
+            with pytest.raises((ValueError, argparse.ArgumentTypeError)):
+                pytest.fail(f"{command} {action.dest} takes {action.type(word)!r}")  # type: ignore[misc,operator]
+
+
+def test_the_name_of_a_file_becomes_a_path():
+    named = [
+        (command, action)
+        for command, action in of_all_commands()
+        if action.metavar in PATHS and action.dest not in ("weights", "labels")  # or a keyword
+    ]
+    assert len(named) > 45
+    for command, action in named:
+        assert action.type and action.type("tests") == Path("tests"), (command, action)  # type: ignore[operator]

@@ -475,16 +475,18 @@ def test_a_header_of_grpc_arrives_as_it_is_or_is_refused(grpc_echo, name, value)
         ]
 
 
-def test_messages_never_hold_a_headers_value():
+@pytest.mark.parametrize("protocol", [None, "grpc", "http"])
+def test_messages_name_a_header_and_never_hold_its_value(protocol):
     for name, value in (
         ("a", "hunter2\n"),
         ("a b", "hunter2"),
         ("te", "hunter2"),
         ("a", "hunter2☃"),
+        *([("Grpc-x", "hunter2"), ("x-BIN", "hunter2"), ("b", "hunter2é")] * (protocol == "grpc")),
     ):
         with pytest.raises(UsageError) as caught:
-            check_header(name, value)
-        assert "hunter2" not in str(caught.value)
+            check_header(name, value, protocol)
+        assert repr(name) in str(caught.value) and "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

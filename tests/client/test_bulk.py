@@ -11,6 +11,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow.parquet
@@ -18,7 +20,7 @@ import pytest
 import tritonclient.grpc as grpcclient
 from PIL import Image
 
-from seresnext101_triton.client import Classifier, TransportOptions
+from seresnext101_triton.client import Classifier, TransportOptions, commands
 from seresnext101_triton.client.bulk import BulkEvents, BulkOptions, classify_into
 from seresnext101_triton.client.cli import main
 from seresnext101_triton.client.errors import ModelUnavailable, OutputError, ServerUnreachable
@@ -440,6 +442,23 @@ def test_a_count_that_fails_does_not_fail_the_run(monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     with progress(lambda: 1 // 0) as advance:
         advance(1)
+
+
+def test_progress_counts_every_image_once(server, photos, tmp_path, monkeypatch):
+    steps: list[int] = []
+    expected: list[int] = []
+
+    @contextmanager
+    def noting(count) -> Iterator:
+        expected.append(count())
+        yield steps.append
+
+    monkeypatch.setattr(commands, "progress", noting)
+    some = sorted(photos.iterdir())[:5]
+    assert bulk(server, *some, "--output", tmp_path / "o.jsonl") == 0
+    assert expected == [sum(steps)] == [5] and min(steps) >= 0
+    assert bulk(server, photos, "--output", tmp_path / "o.jsonl") == 1
+    assert expected[1] == sum(steps) - 5 == 40 and min(steps) >= 0
 
 
 # `python -m client`, and on standard output how many answers are in hand.

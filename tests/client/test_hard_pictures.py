@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from seresnext101_triton.client import resampling
+from seresnext101_triton.client import headers, resampling
 from seresnext101_triton.client.contract import Preprocessing
 from seresnext101_triton.client.errors import ImageError
 from seresnext101_triton.client.gallery import draw
@@ -444,6 +444,65 @@ def test_metadata_that_grows_is_refused(kind):
     content, message = METADATA[kind]
     with pytest.raises(ImageError, match=message):
         load_image(content)
+
+
+def pointing(folder: int, *entries: bytes) -> bytes:
+    """A TIFF with one tag, of the number `folder`, that points to a directory of `entries`."""
+    first = struct.pack("<HHHLL", 1, folder, 4, 1, 26) + b"\0\0\0\0"
+    return (
+        b"II*\0\x08\0\0\0" + first + struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+    )
+
+
+def entry(number: int, kind: int = 3, count: int = 1, value: int = 0) -> bytes:
+    return struct.pack("<HHLL", number, kind, count, value)
+
+
+def jpeg(*segments: tuple[int, bytes]) -> bytes:
+    body = b"".join(
+        b"\xff" + bytes([marker]) + struct.pack(">H", len(content) + 2) + content
+        for marker, content in segments
+    )
+    return SMALL[:2] + body + SMALL[2:]
+
+
+SIMPLE_PNG = png(1, 1, 8, 0, b"\0")
+OTHERS = SIMPLE_PNG.count(b"IHDR") + SIMPLE_PNG.count(b"IEND")
+BEFORE_PIXELS = SMALL[: SMALL.index(b"\xff\xda")].count(b"\xff") - 1  # without the first marker
+LIMITS = {  # what is just within a limit, and what is just beyond it
+    "tags": lambda more: tags(4096 - 5 + more, 3, 1, 0),
+    "values": lambda more: tags(1, 3, (1 << 17) + more, 0) + bytes(1 << 19),
+    "bytes": lambda more: (
+        tags(2, 1, (1 << 19) + 4 * 4096 - 10 + more, 0) + bytes((1 << 20) - len(tags(2, 1, 1, 0)))
+    ),
+    "scans": lambda more: (
+        PROGRESSIVE[:-2] + LAST_SCAN * (200 - PROGRESSIVE.count(b"\xff\xda") + more) + b"\xff\xd9"
+    ),
+    "segments": lambda more: jpeg(*[(0xE5, b"")] * (4095 - BEFORE_PIXELS + more)),
+    "other chunks": lambda more: (
+        SIMPLE_PNG[:33] + b"\0\0\0\0aBcD\0\0\0\0" * (4096 - OTHERS + more) + SIMPLE_PNG[33:]
+    ),
+    "chunks": lambda more: (
+        SIMPLE_PNG[:33] + b"\0\0\0\0IDAT\0\0\0\0" * ((1 << 17) - 3 + more) + SIMPLE_PNG[33:]
+    ),
+    **{
+        f"tags that {folder:#x} points to": lambda more, folder=folder: pointing(
+            folder, *[entry(1)] * (4096 + more)
+        )
+        for folder in (0x8769, 0x8825, 0xA005)
+    },
+    "tags of an Exif segment": lambda more: jpeg(
+        (0xE1, b"Exif\0\0" + pointing(0x8769, *[entry(1)] * (4096 + more)))
+    ),
+    "tags of a preview": lambda more: jpeg((0xE2, b"MPF\0" + tags(4096 - 5 + more, 3, 1, 0))),
+}
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_what_headers_may_hold_is_limited_exactly(limit):
+    headers.check(LIMITS[limit](0), "a.jpg")
+    with pytest.raises(ImageError, match=r"^a\.jpg is refused: "):
+        headers.check(LIMITS[limit](1), "a.jpg")
 
 
 def test_a_film_behind_a_progressive_picture_is_no_bomb():

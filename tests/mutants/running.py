@@ -162,16 +162,30 @@ class Copy:
         return self.folder.with_name(f"reach-{digest[:16]}.json")
 
     def outcome(self, mutant: Mutant, reach: Reach) -> str:
-        """Run the tests for a mutant, and mypy if none fails: `SURVIVED`, or how it was `killed`.
+        """Whether a mutant `SURVIVED`, or how it was `killed`.
+
+        The quick tests run first, then mypy, which CI runs too, and then the other tests.
+        """
+        quick, *others = reach.stages(mutant.file, mutant.line, mutant.last, mutant.constant) or [
+            []
+        ]
+        if killer := self._killer(mutant, quick, reach):
+            return killer
+        if self._ill_typed(mutant):
+            return BY_TYPES
+        killers = (self._killer(mutant, tests, reach) for tests in others)
+        return next(filter(None, killers), SURVIVED)
+
+    def _killer(self, mutant: Mutant, tests: list[str], reach: Reach) -> str:
+        """The test that fails with a mutant, or nothing.
 
         A test that fails must fail again, alone: what fails once may be due to a loaded machine.
         """
-        for tests in reach.stages(mutant.file, mutant.line, mutant.last, mutant.constant):
-            while failed := self._failed(mutant, tests, reach):
-                if self._failed(mutant, [failed], reach):
-                    return f"killed by {failed}"
-                tests = tests[tests.index(failed) + 1 :]
-        return BY_TYPES if self._ill_typed(mutant) else SURVIVED
+        while failed := self._failed(mutant, tests, reach):
+            if self._failed(mutant, [failed], reach):
+                return f"killed by {failed}"
+            tests = tests[tests.index(failed) + 1 :]
+        return ""
 
     def _ill_typed(self, mutant: Mutant) -> bool:
         """Whether mypy finds an error in a mutant, and none with nothing changed."""
