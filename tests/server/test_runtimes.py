@@ -167,6 +167,13 @@ def test_onnx_runtime_left_alone(convolution, options, parameters):
     assert (seen.enable_cpu_mem_arena, seen.enable_mem_pattern) == (True, True)
 
 
+@pytest.mark.parametrize("name", ["enable_mem_arena", "share_session_between_instances"])
+def test_a_switch_of_onnx_runtimes_backend_that_cannot_be_read(convolution, name):
+    with pytest.raises(ArtifactError, match=f"parameter {name} must be true or false, not 'no'"):
+        runtimes.load("onnxruntime", convolution, {name: "no"})
+    runtimes.load("onnxruntime", convolution, {name: "on"})
+
+
 @pytest.mark.parametrize("mode", ["2", "-1", "true", ""])
 def test_an_execution_mode_that_onnx_runtime_has_not(convolution, mode):
     with pytest.raises(ArtifactError, match="parameter execution_mode must be "):
