@@ -25,6 +25,7 @@ from seresnext101_triton.client.launches import KEY_NAME
 from seresnext101_triton.server.control import Control, running
 from seresnext101_triton.server.errors import LoadError, ServerError
 from seresnext101_triton.server.launcher import Server
+from seresnext101_triton.server.stubs import stubs_of
 from tests.conftest import FREE_PORTS, onnx_convolution, write_model
 
 
@@ -67,6 +68,30 @@ def test_a_stranger_is_refused_and_the_key_opens(closed, protocol, call):
             FORBIDDEN[call](client, {header: closed.launch.key})
         except InferenceServerException as error:
             assert "restricted" not in error.message()
+
+
+def test_the_number_of_instances_is_that_of_the_processes(closed):
+    control = Control(closed.launch)
+    stubs = [(stub.model, stub.version) for stub in stubs_of(closed.pid)]
+    assert stubs and control.instances("tiny_onnx", "1") == stubs.count(("tiny_onnx", "1"))
+    for model, version in (("tiny_onnx", "2"), ("other", "1")):
+        with pytest.raises(
+            ServerError, match=f"{closed.ports.http} does not tell a config: .*{model}"
+        ):
+            control.instances(model, version)
+    assert control.is_live() and control.is_ready()
+    (state,) = control.index()
+    assert (state.name, state.version, state.state, state.reason) == ("tiny_onnx", "1", "READY", "")
+    assert not control.wait_until_unloaded(["tiny_onnx"], 0.2)
+    assert control.wait_until_unloaded(["other"], 0.2)
+
+
+def test_control_needs_the_key(closed):
+    control = Control(replace(closed.launch, key="0" * 32))
+    with pytest.raises(ServerError, match="does not list its models: .*restricted"):
+        control.index()
+    with pytest.raises(LoadError, match="'tiny_onnx' cannot be unloaded: .*restricted"):
+        control.unload("tiny_onnx")
 
 
 @pytest.mark.parametrize("scheme", ["", "http://"])

@@ -96,6 +96,30 @@ def test_releases_grow():
     assert plans == sorted(plans)
 
 
+def test_what_each_release_can_read():
+    """By docs/Versioning.md of ONNX Runtime and docs/operators.md of onnx-tensorrt."""
+    assert list(RELEASES) == sorted(RELEASES) and len(set(RELEASES)) == len(RELEASES)
+    for name, row in RELEASES.items():
+        assert re.fullmatch(r"2\d\.(0[1-9]|1[0-2])", name) and row.name == name
+        assert row.image == f"nvcr.io/nvidia/tritonserver:{name}-py3"
+        runtime = 21 if row.onnxruntime.startswith(("1.19.", "1.20.")) else 22
+        parser = 20 if row.tensorrt.startswith("10.5.") else 22
+        assert (row.opset, row.ir) == (min(runtime, parser), 10)
+
+
+def test_which_releases_batch_aotinductor_packages():
+    refused = []
+    for row in RELEASES.values():
+        try:
+            row.check_pt2()
+        except ReleaseError as error:
+            refused.append(row.name)
+            assert f"tritonserver {row.name} cannot batch" in str(error)
+            assert "name release 26.06" in str(error)
+    assert refused == [name for name in RELEASES if name < "26.06"]
+    assert refused[-1] == "26.05"
+
+
 @pytest.mark.parametrize("name", ["requirements.lock", "requirements-gpu.lock"])
 def test_the_locks_name_versions_and_nothing_of_the_machine_they_were_made_on(name):
     lines = [

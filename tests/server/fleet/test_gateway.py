@@ -19,7 +19,7 @@ from tritonclient.utils import InferenceServerException
 from seresnext101_triton.client import Classifier
 from seresnext101_triton.client.images import sample_photographs
 from seresnext101_triton.server.fleet.cli import main
-from seresnext101_triton.server.fleet.gateway import Endpoint, Gateway
+from seresnext101_triton.server.fleet.gateway import Endpoint, Gateway, bootstrap
 from seresnext101_triton.server.launcher import Server
 from seresnext101_triton.server.ports import Ports
 from tests.conftest import FREE_PORTS
@@ -70,6 +70,41 @@ def test_envoy_refuses_a_planted_error(tmp_path, old, new):
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
     assert validate(path).returncode != 0
+
+
+def test_the_file_that_kubernetes_gets_is_this_configuration():
+    stored = Path(__file__).parents[3] / "deploy" / "envoy" / "envoy.json"
+    pods = Endpoint("triton-seresnext101-triton-pods")
+    assert json.loads(stored.read_text()) == bootstrap(Gateway((pods,), address="0.0.0.0"))
+
+
+def test_what_one_machine_has_otherwise(tmp_path):
+    """Addresses need no DNS; Envoy's own pages are at a socket; two Envoys take no port twice."""
+    servers = (Endpoint("127.0.0.1", 11, 12), Endpoint("::1", 21, 22))
+    here = Gateway(servers, "::1", 1, 2, admin_socket=tmp_path / "admin", shares_ports=False)
+    configured = bootstrap(here)
+    pipe = {"pipe": {"path": str(tmp_path / "admin"), "mode": 0o600}}
+    assert configured["admin"] == {"address": pipe}
+    resources = configured["static_resources"]
+    for number, listener in enumerate(resources["listeners"], start=1):
+        place = {"address": "::1", "port_value": number}
+        assert listener["address"] == {"socket_address": place}
+        assert listener["enable_reuse_port"] is False
+    for number, cluster in enumerate(resources["clusters"], start=1):
+        (endpoints,) = cluster["load_assignment"]["endpoints"]
+        found = [each["endpoint"]["address"] for each in endpoints["lb_endpoints"]]
+        assert found == [
+            {"socket_address": {"address": "127.0.0.1", "port_value": 10 + number}},
+            {"socket_address": {"address": "::1", "port_value": 20 + number}},
+        ]
+        assert cluster["type"] == "STATIC" and "dns_refresh_rate" not in cluster
+    elsewhere = bootstrap(Gateway((*servers, Endpoint("triton.ml")), admin=7))
+    place = {"address": "127.0.0.1", "port_value": 7}
+    assert elsewhere["admin"] == {"address": {"socket_address": place}}
+    for cluster in elsewhere["static_resources"]["clusters"]:
+        assert cluster["type"] == "STRICT_DNS"
+    for listener in elsewhere["static_resources"]["listeners"]:
+        assert "enable_reuse_port" not in listener
 
 
 def test_the_command_prints_what_envoy_takes(tmp_path, capsys):
