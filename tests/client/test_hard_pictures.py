@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -469,7 +470,9 @@ def jpeg(*segments: tuple[int, bytes]) -> bytes:
 SIMPLE_PNG = png(1, 1, 8, 0, b"\0")
 OTHERS = SIMPLE_PNG.count(b"IHDR") + SIMPLE_PNG.count(b"IEND")
 BEFORE_PIXELS = SMALL[: SMALL.index(b"\xff\xda")].count(b"\xff") - 1  # without the first marker
-LIMITS = {  # what is just within a limit, and what is just beyond it
+LIMITS: dict[
+    str, Callable[[int], bytes]
+] = {  # what is just within a limit, and what is just beyond it
     "tags": lambda more: tags(4096 - 5 + more, 3, 1, 0),
     "values": lambda more: tags(1, 3, (1 << 17) + more, 0) + bytes(1 << 19),
     "bytes": lambda more: (
@@ -485,12 +488,9 @@ LIMITS = {  # what is just within a limit, and what is just beyond it
     "chunks": lambda more: (
         SIMPLE_PNG[:33] + b"\0\0\0\0IDAT\0\0\0\0" * ((1 << 17) - 3 + more) + SIMPLE_PNG[33:]
     ),
-    **{
-        f"tags that {folder:#x} points to": lambda more, folder=folder: pointing(
-            folder, *[entry(1)] * (4096 + more)
-        )
-        for folder in (0x8769, 0x8825, 0xA005)
-    },
+    "tags that Exif points to": lambda more: pointing(0x8769, *[entry(1)] * (4096 + more)),
+    "tags that GPS points to": lambda more: pointing(0x8825, *[entry(1)] * (4096 + more)),
+    "other tags": lambda more: pointing(0xA005, *[entry(1)] * (4096 + more)),
     "tags of an Exif segment": lambda more: jpeg(
         (0xE1, b"Exif\0\0" + pointing(0x8769, *[entry(1)] * (4096 + more)))
     ),

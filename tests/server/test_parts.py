@@ -136,7 +136,7 @@ def test_the_folder_of_a_launch(tmp_path, model, monkeypatch):
     try:
         assert stat.S_IMODE(workspace.folder.stat().st_mode) == 0o700
         assert workspace.folder.parent == temporary and name in workspace.folder.name
-        workspace.show([ServedFolder(model, None, "a"), ServedFolder(model, 2, "a@2")])
+        workspace.show([ServedFolder(model), ServedFolder(model, 2, renamed=True)])
         assert (workspace.models / "a").readlink() == model
         assert read_config(workspace.models / "a@2").name == "a@2"
         assert seen(workspace.models) == {"a", "a@2"}
@@ -148,7 +148,7 @@ def test_the_folder_of_a_launch(tmp_path, model, monkeypatch):
             Workspace(name)
         shutil.rmtree(workspace.models)
         with pytest.raises(WorkspaceError, match=r"cannot be written .No such file .*\$TMPDIR"):
-            workspace.show([ServedFolder(model, None, "a")])
+            workspace.show([ServedFolder(model)])
         regions[0].touch()
         workspace.remove()
         assert not regions[0].exists() and seen(temporary) == set()

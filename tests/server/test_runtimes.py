@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from seresnext101_triton.export import speed
 from seresnext101_triton.server import runtimes
 from seresnext101_triton.server.cores import MOST_THREADS, usable_cores
 from seresnext101_triton.server.errors import ArtifactError
-from seresnext101_triton.server.runtimes import bfloat16, int8
+from seresnext101_triton.server.runtimes import bfloat16, int8, openvino_package
 from seresnext101_triton.server.runtimes.base import flag, integer, thread_count
 from seresnext101_triton.server.runtimes.openvino import OpenVino, _properties
 from seresnext101_triton.server.runtimes.torchscript import TENSORS_ENTRY
@@ -258,6 +259,27 @@ def test_cuda_without_cuda_is_an_error_that_names_the_package(tmp_path):
     else:
         with pytest.raises(ArtifactError, match="install onnxruntime-gpu"):
             runtimes.load("onnxruntime", path, {}, "cuda:0")
+
+
+def test_a_package_for_another_device_is_refused_by_what_it_says_itself(tmp_path):
+    """Its metadata is read before its machine code is loaded, which this file does not have."""
+    path = tmp_path / "model.pt2"
+    with zipfile.ZipFile(path, "w") as package:
+        package.writestr("p/archive_format", "pt2")
+        package.writestr(
+            "p/data/aotinductor/model/x.wrapper_metadata.json", '{"AOTI_DEVICE_KEY": "cuda"}'
+        )
+    with pytest.raises(ArtifactError, match=r"model\.pt2 was compiled for cuda, and not for a CPU"):
+        runtimes.load("pt2", path, {})
+    with pytest.raises(
+        ArtifactError, match=r"model\.pt2 is served on CPUs only, and not on cuda:0"
+    ):
+        runtimes.load("pt2", path, {}, "cuda:0")
+
+
+def test_an_extension_of_openvino_that_is_missing_is_named():
+    with pytest.raises(RuntimeError, match=r"/nowhere\.so"):
+        openvino_package.core("/nowhere.so")
 
 
 @pytest.mark.parametrize(
