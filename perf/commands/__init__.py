@@ -16,6 +16,7 @@ COMMANDS = (
     "compare",
     "raw",
     "cpu",
+    "layers",
     "crops",
     "tune",
     "advise",

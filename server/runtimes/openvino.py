@@ -38,10 +38,17 @@ class OpenVino(Runtime):
         precision: The precision that OpenVINO was asked for, `f32` or `bf16`.
     """
 
-    def __init__(self, artifact: Path, parameters: Mapping[str, str], device: str) -> None:
+    def __init__(
+        self,
+        artifact: Path,
+        parameters: Mapping[str, str],
+        device: str,
+        *,
+        has_clocks: bool = False,
+    ) -> None:
         if device != "cpu":
             raise ArtifactError(f"{artifact} is served on CPUs only, and not on {device}")
-        properties = _properties(parameters)
+        properties = _properties(parameters) | {"PERF_COUNT": has_clocks}
         try:
             runner = core(parameters.get("CPU_EXTENSION_PATH", ""))
             compiled = runner.compile_model(str(artifact), "CPU", properties)
@@ -65,6 +72,28 @@ class OpenVino(Runtime):
     def kernels(self, layer: str) -> dict[str, int]:
         """How many layers of a kind, for example `Convolution`, are computed in each type."""
         return _kernels(self._compiled, layer)
+
+    @property
+    def threads(self) -> int:
+        """How many threads compute one batch."""
+        return int(self._compiled.get_property("INFERENCE_NUM_THREADS"))
+
+    def layers(self) -> list[tuple[str, str, str, float]]:
+        """The layers as OpenVINO runs them.
+
+        Returns:
+            For each its type, the names of the artifact's layers in it with commas between, the
+            name of its kernel, and its mean time in ms, which is 0 without clocks.
+        """
+        found = []
+        for operation in self._compiled.get_runtime_model().get_ops():
+            info = {key: value.astype(str) for key, value in operation.rt_info.items()}
+            clock = info["execTimeMcs"]
+            ms = int(clock) / 1000 if clock.isdigit() else 0.0
+            found.append(
+                (info["layerType"], info["originalLayersNames"], info["primitiveType"], ms)
+            )
+        return found
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         # The output is copied, because the next run overwrites it.
