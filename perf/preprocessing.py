@@ -66,7 +66,7 @@ def measure_preprocessing(turns: int) -> list[Speed]:
 
 
 def _measure(ways: dict[str, Prepare], size: tuple[int, int], turns: int) -> list[Speed]:
-    files = [_jpeg(load_image(path), size) for path in sample_photographs()]
+    files = [jpeg(load_image(path), size) for path in sample_photographs()]
     reference = [ways["torchvision"](file) for file in files]
     contestants: dict[str, Turn] = {
         name: partial(_milliseconds, prepare, files, _blocks(name))
@@ -157,7 +157,8 @@ def options_of(contract: Preprocessing) -> list[ImageOptions]:
     ]
 
 
-def _jpeg(image: Image.Image, size: tuple[int, int]) -> bytes:
+def jpeg(image: Image.Image, size: tuple[int, int]) -> bytes:
+    """An image as a JPEG file of this width and height, in pixels."""
     buffer = io.BytesIO()
     image.resize(size, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=_QUALITY)
     return buffer.getvalue()

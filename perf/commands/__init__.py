@@ -26,6 +26,7 @@ COMMANDS = (
     "inputs",
     "precision",
     "preprocessing",
+    "bulk",
 )
 
 

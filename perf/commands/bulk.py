@@ -1,0 +1,70 @@
+"""Compare the throughput of many photographs with what its parts alone would allow.
+
+The client's stream, which `client bulk` and `client evaluate` use, classifies JPEG files of one
+size with a server on this machine. In turns with it, the network alone and the preparation of the images
+alone are measured. The ratio is 1 if nothing else needs a core and no core ever waits.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from seresnext101_triton.perf import console, options
+
+HELP = "compare the throughput of many photographs with that of its parts"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the model, the size of the photographs, and the turns."""
+    parser.add_argument("model", metavar="MODEL", help="a published model")
+    parser.add_argument(
+        "--size",
+        type=_size,
+        default="500x375",
+        metavar="WIDTHxHEIGHT",
+        help="the size of the photographs, in pixels (default: 500x375)",
+    )
+    options.add_number(parser, "--rounds", 8, "turns of each, two at least", options.rounds)
+    options.add_number(parser, "--seconds", 4.0, "the duration of one turn", options.above_zero)
+    options.add_repository(parser)
+    options.add_json(parser)
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, separator, height = text.partition("x")
+    if not separator or not (width.isdigit() and height.isdigit()):
+        raise argparse.ArgumentTypeError(f"must be two numbers such as 500x375, not {text!r}")
+    if not 0 < int(width) * int(height) <= 89_478_485:
+        raise argparse.ArgumentTypeError(f"must be 1 to 89478485 pixels, not {text!r}")
+    return int(width), int(height)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, and print both values and their ratio."""
+    from dataclasses import asdict
+
+    from seresnext101_triton.perf.many import PARTS, STREAM, ManyOptions, measure_many
+    from seresnext101_triton.perf.raw import use_server_allocator
+    from seresnext101_triton.perf.tables import SPREAD, Table, interval, spread
+
+    use_server_allocator()
+    with console.progress(2 * arguments.rounds) as progress:
+        found = measure_many(
+            arguments.repository,
+            arguments.model,
+            options.values(ManyOptions, arguments),
+            progress,
+        )
+    ratio = found.ratio(STREAM)
+    if arguments.json:
+        turns = {name: list(values) for name, values in found.turns.items()}
+        console.print_json({"images_per_second": turns, "ratio": asdict(ratio)})
+        return 0
+    rows = [
+        [PARTS, spread(found.turns[PARTS]), "1"],
+        [STREAM, spread(found.turns[STREAM]), interval(ratio)],
+    ]
+    width, height = arguments.size
+    title = f"{arguments.model}, photographs of {width}x{height} pixels"
+    console.print_table(Table(["", f"images/s, {SPREAD}", f"ratio to {PARTS}"], rows), title)
+    return 0
