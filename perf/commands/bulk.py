@@ -1,8 +1,8 @@
 """Compare the throughput of many photographs with what its parts alone would allow.
 
 The client's stream, which `client bulk` and `client evaluate` use, classifies JPEG files of one
-size with a server on this machine. In turns with it, the network alone and the preparation of the images
-alone are measured. The ratio is 1 if nothing else needs a core and no core ever waits.
+size with a server on this machine. In turns with it, the network alone and the preparation of the
+images alone are measured. The ratio is 1 if nothing else needs a core and no core ever waits.
 """
 
 from __future__ import annotations
