@@ -201,10 +201,20 @@ def checks(replica: Replica, points: Iterable[Point], replicas: int) -> list[Che
     """The predictions for rates that were measured against a number of replicas.
 
     A rate at or above the capacity has no prediction, and is left out.
+
+    Raises:
+        PerfError: There is no rate that the replicas can answer.
     """
-    return [
+    found = [
         Check(point.load.rate, predicted, point.latency["p99"])
         for point in points
         if point.load.model == replica.model and point.load.batch == 1 and point.load.rate
         if math.isfinite(predicted := replica.latency_ms(point.load.rate / replicas))
     ]
+    if not found:
+        raise PerfError(
+            f"`check` has no rate of {replica.model} that `check_replicas` {replicas} can answer: "
+            f"measure rates below {replicas * replica.capacity:.1f} with `python -m perf sweep "
+            f"--model {replica.model} --rates ...` against them"
+        )
+    return found

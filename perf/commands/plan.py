@@ -113,12 +113,6 @@ def _print(
 def _print_checks(arguments: argparse.Namespace, checked: list[Check]) -> None:
     from seresnext101_triton.perf.tables import Table
 
-    if not checked:
-        console.note(
-            f"{arguments.check} has no rate of {arguments.model} that "
-            f"{arguments.check_replicas} replicas can answer"
-        )
-        return
     rows = [
         [
             f"{each.rate:g}",

@@ -113,7 +113,8 @@ def test_what_a_sweep_says_of_a_replica():
     (check,) = checks(replica, swept(), replicas=2)
     assert (check.rate, check.measured_ms) == (10.0, 120.0)
     assert check.predicted_ms == replica.latency_ms(5.0)
-    assert checks(a_replica(capacity=5.0), swept(), replicas=2) == []
+    with pytest.raises(PerfError, match="no rate of m .* measure rates below 10.0"):
+        checks(a_replica(capacity=5.0), swept(), replicas=2)
 
 
 @pytest.mark.parametrize(
