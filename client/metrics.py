@@ -12,6 +12,9 @@ from seresnext101_triton.client.errors import NotTriton, ServerUnreachable
 PORT = 8002
 _PREFIX = "nv_inference_"
 _FAILURES = "nv_inference_request_failure"
+# The failures that our own backends count, because Triton counts their requests as successful:
+# https://github.com/triton-inference-server/server/issues/7713
+FAILURES_OF_PYTHON = "seresnext101_request_failure"
 # The field of `Counts` that each other metric of a model is added to.
 _FIELDS = {
     "nv_inference_request_success": "requests",
@@ -143,6 +146,9 @@ def parse(text: str) -> Page:
 def _count(counts: Counts, name: str, reason: str, value: float) -> None:
     if name == _FAILURES:
         counts.failures[reason] = counts.failures.get(reason, 0) + value
+    elif name == FAILURES_OF_PYTHON:
+        counts.failures["BACKEND"] = counts.failures.get("BACKEND", 0) + value
+        counts.requests -= value
     elif name in _FIELDS:
         setattr(counts, _FIELDS[name], getattr(counts, _FIELDS[name]) + value)
 

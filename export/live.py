@@ -10,6 +10,7 @@ from pathlib import Path
 from seresnext101_triton.server.control import Control, running
 from seresnext101_triton.server.errors import LoadError
 from seresnext101_triton.server.fleet.rotation import aside
+from seresnext101_triton.server.soak import failed_share, soak
 from seresnext101_triton.server.spot_check import spot_check
 from seresnext101_triton.server.syncing import served_folder
 
@@ -39,7 +40,11 @@ def versions_in_use(root: Path, model: str) -> dict[int, str]:
 
 
 def follow(
-    root: Path, model: str, versions: Sequence[int], judged: ExitStack | None = None
+    root: Path,
+    model: str,
+    versions: Sequence[int],
+    judged: ExitStack | None = None,
+    soak_s: float = 0.0,
 ) -> list[str]:
     """Have every server that serves a model load the versions that its version policy names now.
 
@@ -52,6 +57,8 @@ def follow(
         judged: If it is given, each server must classify a photograph with the newest of these
             versions, and its gateway sends it no other requests meanwhile. With a server that fails
             this goes on until the stack is closed.
+        soak_s: With `judged`: how long each server then answers its callers, in seconds, before the
+            next one follows. See `seresnext101_triton.server.soak`.
 
     Returns:
         `host:port` of the servers, each of which answers with the newest of these versions now.
@@ -65,6 +72,7 @@ def follow(
         control = Control(launch)
         if any(state.name == model for state in control.index()):
             rotation = ExitStack()
+            failed = failed_share(launch, model) if soak_s else 0.0
             if judged is not None:
                 judged.push(rotation)
                 rotation.enter_context(aside(launch))
@@ -73,6 +81,7 @@ def follow(
             if judged is not None:
                 spot_check(launch, model, max(versions))
             rotation.close()
+            soak(launch, model, max(versions), soak_s, failed)
             followed.append(launch.url)
     return followed
 

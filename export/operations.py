@@ -68,7 +68,7 @@ class Pruned:
     served: tuple[int, ...]
 
 
-def promote(root: Path, model: str, to: int | None = None) -> Switch:
+def promote(root: Path, model: str, to: int | None = None, *, soak_s: float = 0.0) -> Switch:
     """Have a version of a model served.
 
     Args:
@@ -76,33 +76,35 @@ def promote(root: Path, model: str, to: int | None = None) -> Switch:
         model: The model.
         to: The version, which is then served until the next promotion or rollback. None means the
             newest version, and also each version that is published later.
+        soak_s: How long each server answers its callers, in seconds, before the next one follows.
 
     Raises:
         RepositoryError: The repository cannot be read or written. It is unchanged.
         VersionError: There is no such version.
         IntegrityError: The files of the version are not those that were published.
-        LoadError: A server cannot load the version. It answers as before, and the repository is as
-            before.
+        LoadError: A server cannot load the version, or does not answer with it as it should. It
+            answers as before, and the repository is as before.
     """
     if to is None:
-        return _switch(root, model, lambda available, _served: available[-1], pin=False)
-    return _switch(root, model, lambda available, _served: _chosen(model, to, available), pin=True)
+        return _switch(root, model, lambda known, _served: known[-1], soak_s, pin=False)
+    return _switch(root, model, lambda known, _served: _chosen(model, to, known), soak_s, pin=True)
 
 
-def roll_back(root: Path, model: str, to: int | None = None) -> Switch:
+def roll_back(root: Path, model: str, to: int | None = None, *, soak_s: float = 0.0) -> Switch:
     """Have an older version of a model served, until the next promotion.
 
     Args:
         root: The repository.
         model: The model.
         to: The version. None means the one before the version that the policy names.
+        soak_s: As for `promote`.
 
     Raises:
         RepositoryError: The repository cannot be read or written. It is unchanged.
         VersionError: There is no such version, or none is older.
         IntegrityError: The files of the version are not those that were published.
-        LoadError: A server cannot load the version. It answers as before, and the repository is as
-            before.
+        LoadError: A server cannot load the version, or does not answer with it as it should. It
+            answers as before, and the repository is as before.
     """
 
     def choose(available: Sequence[int], served: Sequence[int]) -> int:
@@ -121,7 +123,7 @@ def roll_back(root: Path, model: str, to: int | None = None) -> Switch:
             )
         return older[-1]
 
-    return _switch(root, model, choose, pin=True)
+    return _switch(root, model, choose, soak_s, pin=True)
 
 
 def prune(
@@ -161,7 +163,7 @@ def _chosen(model: str, version: int, available: Sequence[int]) -> int:
     )
 
 
-def _switch(root: Path, model: str, choose: Choice, *, pin: bool) -> Switch:
+def _switch(root: Path, model: str, choose: Choice, soak_s: float, *, pin: bool) -> Switch:
     repository = Repository(root)
     folder = repository.root / model
     # Before the lock: an artifact of hundreds of megabytes is read.
@@ -177,7 +179,7 @@ def _switch(root: Path, model: str, choose: Choice, *, pin: bool) -> Switch:
             _publish(publication, model, version, policy)
         with ExitStack() as judged:
             try:
-                servers = live.follow(repository.root, model, [version], judged)
+                servers = live.follow(repository.root, model, [version], judged, soak_s)
             except ServerError as error:
                 with repository.changing() as publication:
                     _publish(publication, model, before[-1] if before else version, old_policy)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from seresnext101_triton import add_version, as_typed
 from seresnext101_triton.client.errors import ToolkitError, UsageError
+from seresnext101_triton.client.options import waiting
 from seresnext101_triton.client.output import flags_of, report, say, with_flags
 from seresnext101_triton.client.parser import Parser
 from seresnext101_triton.server import TRITON_RELEASE
@@ -85,6 +86,10 @@ def _refuse_without_effect(options: argparse.Namespace) -> None:
         raise UsageError("`image` is run in Docker: name it together with `ngc`")
     if options.trace_rate is not None and not options.trace_url:
         raise UsageError("`trace_rate` is of traces: name their collector with `trace_url=URL`")
+    if options.soak is not None and not options.follow:
+        raise UsageError(
+            "`soak` is of versions that come meanwhile: name it together with `follow`"
+        )
     if options.replicas and (options.tls_cert or options.tls_key or options.tls_ca):
         raise UsageError("`replicas` and TLS do not go together: the gateway has none")
     for name in ("verbose", "command", "follow", "trace_url", "replicas"):
@@ -190,6 +195,13 @@ def _parser() -> argparse.ArgumentParser:
         "answers until the new one is ready, and stays if the new one cannot be served",
     )
     parser.add_argument(
+        "--soak",
+        type=waiting,
+        metavar="SECONDS",
+        help="with --follow: let callers use a version for this time, and go back if more of their "
+        "requests fail than before (default: 0)",
+    )
+    parser.add_argument(
         "--replicas",
         type=_replicas,
         metavar="N",
@@ -289,6 +301,7 @@ def _kept(
         "allow": options.allow,
         "response_cache_mib": options.response_cache,
         "follow": options.follow,
+        "soak_s": options.soak or 0.0,
         "trace": _tracing(options),
         "note": note,
     }

@@ -19,6 +19,7 @@ from seresnext101_triton.server.fleet.rotation import aside, rolling
 from seresnext101_triton.server.integrity import differences
 from seresnext101_triton.server.launcher import Server
 from seresnext101_triton.server.models import servable, versions_to_serve
+from seresnext101_triton.server.soak import failed_share, soak
 from seresnext101_triton.server.spot_check import spot_check
 from seresnext101_triton.server.versions import CONFIG_FILENAME, taken_numbers
 
@@ -71,33 +72,45 @@ class Follower:
         return servable(self._server.repository, self._server.only)
 
     def _follow(self, folder: Path) -> None:
+        launch, model = self._server.launch, folder.name
         try:
-            with rolling([self._server.launch]):
-                before = self._ready(folder.name)
+            with rolling([launch]):
+                before = self._ready(model)
                 if refusal := self._refusal(folder):
                     self._keep(folder, before, refusal)
-                else:
-                    with aside(self._server.launch):
-                        self._load(folder, before)
+                    return
+                failed = failed_share(launch, model) if self._server.soak_s else 0.0
+                with aside(launch):
+                    now = self._load(folder, before)
+                if now != before:
+                    self._soak(folder, before, now, failed)
         except (ServerError, OSError) as error:  # the server has died, which the supervisor sees
-            self._seen.pop(folder.name, None)
-            self._tell(f"model {folder.name}: {error}; it is looked at again")
+            self._seen.pop(model, None)
+            self._tell(f"model {model}: {error}; it is looked at again")
 
-    def _load(self, folder: Path, before: list[int]) -> None:
-        """Load what the version policy names, and say which version answers now."""
+    def _load(self, folder: Path, before: list[int]) -> list[int]:
+        """Load what the version policy names, and return the versions that answer now."""
         with self._server.control.exclusively():  # Triton may read the entry now
             self._server.view.show(folder)
         try:
             self._server.control.load(folder.name)
         except ServerError as error:
             self._keep(folder, before, self._server.plain(str(error)))
-            return
+            return before
         now = self._ready(folder.name)
-        if now == before:
-            return
+        if now and now != before:
+            try:
+                spot_check(self._server.launch, folder.name, now[-1])
+            except LoadError as error:
+                self._keep(folder, before, str(error), unload=set(now) - set(before))
+                return before
+        return now
+
+    def _soak(self, folder: Path, before: list[int], now: list[int], failed: float) -> None:
+        """Let callers use the versions, and say which version answers then."""
         try:
             if now:
-                spot_check(self._server.launch, folder.name, now[-1])
+                soak(self._server.launch, folder.name, now[-1], self._server.soak_s, failed)
         except LoadError as error:
             self._keep(folder, before, str(error), unload=set(now) - set(before))
         else:

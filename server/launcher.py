@@ -73,6 +73,7 @@ class Server:
             version N of a model, with its own config, under this name.
         follow: Whether a `Follower` will load other versions meanwhile. Damaged versions are then
             left out where another can be served.
+        soak_s: How long callers use a version, in seconds, before the `Follower` keeps it.
         allow: Protocols of `seresnext101_triton.server.access.RESTRICTED` that are open to callers
             without the key.
         tls: The certificate and the key of the gRPC endpoint, and the authorities of the clients
@@ -101,6 +102,7 @@ class Server:
         verbose: bool = False,
         only: Sequence[str] = (),
         follow: bool = False,
+        soak_s: float = 0.0,
         allow: Sequence[str] = (),
         tls: Tls | None = None,
         response_cache_mib: int = 0,
@@ -114,7 +116,7 @@ class Server:
         self.ports = self._asked = ports or Ports()
         self.models: list[ModelState] = []
         self.process: ServerProcess | None = None
-        self.only, self.follow = only, follow
+        self.only, self.follow, self.soak_s = only, follow, soak_s
         self._tls, self._verbose, self._note = tls, verbose, note
         self._restricted = restricted_without(allow)
         self._cache = cache_arguments(response_cache_mib)

@@ -92,6 +92,32 @@ def mistaken(artifact: Path) -> bytes:
     )
 
 
+def failing(artifact: Path) -> bytes:
+    """The same ONNX network, but it fails for images whose largest value is 2000."""
+    model = onnx.load(artifact)
+    (image,), (output,) = model.graph.input, model.graph.output
+    last = next(node for node in model.graph.node if output.name in node.output)
+    last.output[list(last.output).index(output.name)] = "answer"
+    for name, value in (
+        ("wrong", np.float32(2000)),
+        ("same shape", np.array([0, -1])),
+        ("impossible", np.array([7, 0])),  # 1000 classes do not have seven rows
+    ):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
+    make = onnx.helper.make_node
+    model.graph.node.extend(
+        [
+            make("ReduceMax", [image.name], ["largest"], keepdims=0),
+            make("Equal", ["largest", "wrong"], ["is wrong"]),
+            make("Cast", ["is wrong"], ["count"], to=onnx.TensorProto.INT64),
+            make("Mul", ["count", "impossible"], ["more"]),
+            make("Add", ["same shape", "more"], ["shape"]),
+            make("Reshape", ["answer", "shape"], [output.name]),
+        ]
+    )
+    return bytes(model.SerializeToString())
+
+
 def _with_weights(artifact: Path, change: Callable[[np.ndarray], np.ndarray]) -> bytes:
     model = onnx.load(artifact)
     for each in model.graph.initializer:

@@ -13,6 +13,7 @@ from typing import Protocol, cast
 
 from seresnext101_triton import as_typed
 from seresnext101_triton.client.errors import ToolkitError
+from seresnext101_triton.client.options import waiting
 from seresnext101_triton.client.output import flags_of, report
 from seresnext101_triton.client.parser import Parser
 
@@ -85,3 +86,11 @@ def add_switch(parser: argparse.ArgumentParser, help: str) -> None:
     """Add the name of a model, and `--to N`."""
     parser.add_argument("model", metavar="MODEL", help="the name of the model")
     parser.add_argument("--to", type=int, metavar="N", help=help)
+    parser.add_argument(
+        "--soak",
+        type=waiting,
+        default=0.0,
+        metavar="SECONDS",
+        help="have each server answer its callers for this time before the next one follows, and "
+        "go back if more of their requests fail than before (default: 0, do not wait)",
+    )

@@ -41,6 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     from seresnext101_triton.export.tables import print_switch
 
     print_switch(
-        roll_back(arguments.repository, arguments.model, arguments.to), as_json=arguments.json
+        roll_back(arguments.repository, arguments.model, arguments.to, soak_s=arguments.soak),
+        as_json=arguments.json,
     )
     return 0

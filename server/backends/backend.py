@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from seresnext101_triton.client.metrics import FAILURES_OF_PYTHON as FAILURES
 from seresnext101_triton.server import runtimes
 from seresnext101_triton.server.backends import REPOSITORY_VARIABLE
 from seresnext101_triton.server.backends.batching import check_shape, run_together
@@ -25,6 +26,7 @@ from seresnext101_triton.server.errors import ArtifactError
 
 # Triton's C++ backend for ONNX Runtime uses this maximum batch if the config names none.
 DEFAULT_MAX_BATCH = 4
+_FAILURES_HELP = "Number of requests that failed in a model, which Triton counts as successful"
 
 
 class Backend:
@@ -98,6 +100,11 @@ class Backend:
         check(config, self._model, self.rules)
         self._input, self._output = config["input"][0]["name"], config["output"][0]["name"]
         self._largest = config["max_batch_size"]
+        self._family = pb_utils.MetricFamily(  # its metrics end with it
+            name=FAILURES, description=_FAILURES_HELP, kind=pb_utils.MetricFamily.COUNTER
+        )
+        labels = {"model": args["model_name"], "version": args["model_version"]}
+        self._failures = self._family.Metric(labels=labels)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer every request that Triton's batcher brought together."""
@@ -116,6 +123,7 @@ class Backend:
 
     def _response(self, answer: np.ndarray | Exception) -> Any:
         if isinstance(answer, Exception):
+            self._failures.increment(1)
             error = pb_utils.TritonError(f"{type(answer).__name__}: {answer}")
             return pb_utils.InferenceResponse(error=error)
         return pb_utils.InferenceResponse([to_tensor(self._output, answer)])

@@ -64,6 +64,7 @@ class Fleet:
         verbose: As for `Server`.
         only: As for `Server`.
         follow: Whether the servers load what changes in the repository, one server at a time.
+        soak_s: As for `Server`.
         allow: As for `Server`.
         response_cache_mib: As for `Server`. Each server has a cache of this size.
         trace: As for `Server`.
@@ -91,6 +92,7 @@ class Fleet:
         verbose: bool = False,
         only: Sequence[str] = (),
         follow: bool = False,
+        soak_s: float = 0.0,
         allow: Sequence[str] = (),
         response_cache_mib: int = 0,
         trace: Tracing | None = None,
@@ -113,6 +115,7 @@ class Fleet:
                 verbose=verbose,
                 only=only,
                 follow=follow,
+                soak_s=soak_s,
                 allow=allow,
                 response_cache_mib=response_cache_mib,
                 trace=trace,

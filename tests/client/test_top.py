@@ -67,6 +67,17 @@ HEADS = ["ver", "req/s", "img/s", "batch", "ms", "ms", "wait", "failed", "starts
 KEY = ('a "b"\\', "10")
 
 
+def test_requests_that_failed_in_a_python_backend_were_not_answered():
+    """Triton counts them as successful."""
+    text = (
+        'seresnext101_request_failure{model="m",version="1"} 3\n'
+        'nv_inference_request_success{model="m",version="1"} 8\n'
+        'nv_inference_request_failure{model="m",reason="BACKEND",version="1"} 1\n'
+    )
+    counts = parse(text).models["m", "1"]
+    assert (counts.requests, counts.failures, counts.failed) == (5, {"BACKEND": 4}, 4)
+
+
 def test_what_happened_between_two_readings():
     pages = parse(PAGE.format(**BEFORE)), parse(PAGE.format(**AFTER))
     old, new = rows_between(*pages, 2.0, {KEY[0]: 4})

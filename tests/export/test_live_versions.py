@@ -10,10 +10,11 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from seresnext101_triton.client import Connection
-from seresnext101_triton.client.errors import RequestRejected
+from seresnext101_triton.client.errors import ClientError, RequestRejected
 from seresnext101_triton.export import promotion
 from seresnext101_triton.export.history import history
 from seresnext101_triton.export.live import versions_in_use
@@ -28,11 +29,14 @@ from tests.versions import (
     MODEL,
     Caller,
     answer_of,
+    failing,
     overflowing,
     rewrite_manifest,
     versions_of_one_model,
 )
 from tests.waiting import until
+
+DEADLINE_S = 60
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +156,43 @@ def test_an_overloaded_server_goes_back_all_the_same(root):
             end.set()
             for caller in callers:
                 caller.join()
+
+
+def test_a_version_that_fails_for_callers_goes_back(root):
+    """It is right for the photograph, and fails for the image of a caller."""
+    artifact = root / MODEL / "2" / ARTIFACT
+    artifact.write_bytes(failing(artifact))
+    rewrite_manifest(artifact.parent)
+    end, failed = threading.Event(), []
+
+    def call(url: str) -> None:
+        with Connection(url) as connection:
+            model = replace(connection.describe(MODEL), version="")
+            while not end.wait(0.02):
+                try:
+                    connection.infer(model, np.full_like(IMAGE, 2000))
+                    failed.append(False)
+                except ClientError:
+                    failed.append(True)
+
+    with Server(root, ports=FREE_PORTS, only=[MODEL]) as server:
+        caller = threading.Thread(target=call, args=(server.url,))
+        caller.start()
+        try:
+            assert promote(root, MODEL, to=1, soak_s=0.5).version == 1
+            assert not any(failed)
+            message = r"version 2 of .* fails: 1\d of \d+ requests \(0\.0% before\).*as before"
+            with pytest.raises(LoadError, match=message):
+                promote(root, MODEL, to=2, soak_s=DEADLINE_S)
+            answered = len(failed)
+            assert until(lambda: len(failed) > answered + 2)
+        finally:
+            end.set()
+            caller.join()
+        assert any(failed) and not any(failed[answered + 1 :])
+        assert [state.version for state in server.control.index() if state.state == "READY"] == [
+            "1"
+        ]
 
 
 def test_a_server_does_not_start_with_a_flipped_byte(root):

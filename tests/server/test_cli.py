@@ -41,17 +41,18 @@ def test_every_option_reaches_the_server():
     told = server(
         *(*ports, "--address", "[::1]", "--model", "a", "--model", "b@2"),
         *("--follow", "--verbose", "--allow", "trace", "--allow", "logging"),
-        *("--response-cache", "7"),
+        *("--response-cache", "7", "--soak", "2.5"),
     )
     assert (told.ports, told.address) == (Ports(grpc=1, http=2, metrics=3), "::1")
     assert list(told.only) == ["a", "b@2"]
-    assert told.follow and told._verbose
+    assert told.follow and told.soak_s == 2.5 and told._verbose
     assert told._restricted == ("model-repository", "shared-memory")
     assert any(str(7 << 20) in argument for argument in told._cache) and not server()._cache
 
 
 def test_several_servers_are_a_fleet_with_the_same_options():
     told = ["--replicas", "2", "--follow", "--verbose", "--model", "a@2", "--allow", "logging"]
+    told += ["--soak", "3"]
     traced = ["--trace-url", "http://c:1/v1/traces", "--trace-rate", "7"]
     ports = ["--grpc-port", "1", "--http-port", "2", "--metrics-port", "3", "--address", "[::1]"]
     fleet = kept(*told, *traced, *ports, "--response-cache", "5")
@@ -63,6 +64,7 @@ def test_several_servers_are_a_fleet_with_the_same_options():
         one = each.server
         assert (one.ports, one.address, list(one.only)) == (Ports(0, 0, 0), "127.0.0.1", ["a@2"])
         assert one.follow and one._verbose and one._restricted == restricted
+        assert one.soak_s == 3
         assert "--trace-config=rate=7" in one._trace
         assert one._cache == [f"--cache-config=local,size={5 << 20}"]
         assert one._key == fleet._key and len(one._key) == 32 and set(one._cpus) == each.cpus
@@ -77,6 +79,7 @@ def test_several_servers_are_a_fleet_with_the_same_options():
     ("arguments", "message"),
     [
         (["--release", "26.07"], "--release is of NVIDIA's image: name it together with --ngc"),
+        (["--soak", "0"], "--soak is of versions that come meanwhile: name it together with --fol"),
         (["--image", "x"], "--image is run in Docker: name it together with --ngc"),
         (["--trace-rate", "0"], "--trace-rate is of traces: name their collector with --trace-url"),
         *(
