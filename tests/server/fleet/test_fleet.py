@@ -26,7 +26,7 @@ from tritonclient.utils import InferenceServerException
 from seresnext101_triton.client import Classifier, TransportOptions
 from seresnext101_triton.client.cli import main as client
 from seresnext101_triton.client.images import sample_photographs
-from seresnext101_triton.client.metrics import parse
+from seresnext101_triton.client.metrics import parse, read_page
 from seresnext101_triton.export.cli import main as export
 from seresnext101_triton.server.cli import main as server
 from seresnext101_triton.server.control import Control, running
@@ -34,6 +34,7 @@ from seresnext101_triton.server.errors import InstallationError, ServerError, Wo
 from seresnext101_triton.server.fleet.envoy import admin_socket, find_envoy
 from seresnext101_triton.server.fleet.fleet import Fleet
 from seresnext101_triton.server.fleet.metrics import UP, merged
+from seresnext101_triton.server.fleet.rotation import aside
 from tests.conftest import onnx_convolution, write_model
 from tests.server.launching import Launcher, launcher
 from tests.versions import (
@@ -149,6 +150,33 @@ def test_each_server_has_its_own_launch_and_cores(started):
         assert not cores[0] & cores[1]
     for each in launches:
         assert {state.state for state in Control(each).index()} == {"READY"}
+
+
+def test_a_server_gets_no_requests_while_it_is_judged(started):
+    """Those that it has are answered: the batcher holds them back for two seconds."""
+    gateway, (first, _) = started.launch(gateway=True), running(started.repository)
+
+    def counted(model: str) -> float:
+        page = read_page(first.http_host, first.metrics, 60)
+        return sum(each.requests for (name, _), each in page.models.items() if name == model)
+
+    def ask_slowly(_: int) -> None:
+        tensor = triton.InferInput("INPUT__0", [1, 3, 4, 4], "FP32")
+        tensor.set_data_from_numpy(np.ones((1, 3, 4, 4), np.float32))
+        with triton.InferenceServerClient(gateway.url) as connection:
+            answer = connection.infer("slow", [tensor]).as_numpy("OUTPUT__0")
+            assert answer is not None and (answer == 27).all()
+
+    with ThreadPoolExecutor(6) as pool, Classifier(gateway.url, MODEL) as classifier:
+        slow = [pool.submit(ask_slowly, number) for number in range(6)]
+        with aside(first):
+            before = counted(MODEL)
+            for _ in range(20):
+                classifier.classify(PHOTOGRAPH)
+            assert counted(MODEL) == before
+        for each in slow:
+            each.result()
+        assert until(lambda: bool(classifier.classify(PHOTOGRAPH)) and counted(MODEL) > before)
 
 
 def test_a_promotion_reaches_every_server_and_a_bad_one_none(started, capsys):
