@@ -110,7 +110,6 @@ class _Grpc(Transport):
             certificate_chain=tls.certificate and str(tls.certificate),
             private_key=tls.key and str(tls.key),
             channel_args=[
-                ("grpc.max_send_message_length", tritonclient.grpc.MAX_GRPC_MESSAGE_SIZE),
                 ("grpc.max_receive_message_length", LARGEST_ANSWER),
                 # A server that has just started is noticed at once. gRPC's own backoff grows to two
                 # minutes.

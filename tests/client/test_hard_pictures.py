@@ -505,6 +505,16 @@ def test_what_headers_may_hold_is_limited_exactly(limit):
         headers.check(LIMITS[limit](1), "a.jpg")
 
 
+@pytest.mark.parametrize(
+    "lead", [b"\xff", b"\xff\xff\xff", b"\xff\x01", b"\xff\0", b"\xff\xd0\xff\xd8"]
+)
+def test_markers_without_a_segment_hide_nothing(lead):
+    headers.check(SMALL[:2] + lead + SMALL[2:], "a.jpg")
+    bomb = LIMITS["tags of an Exif segment"](1)
+    with pytest.raises(ImageError, match=r"^a\.jpg is refused: its tags claim"):
+        headers.check(bomb[:2] + lead + bomb[2:], "a.jpg")
+
+
 def test_a_film_behind_a_progressive_picture_is_no_bomb():
     """Telephones put one there, and in its bytes is everything."""
     assert load_image(PROGRESSIVE + b"\xff\xda" * 1000).size == (32, 32)

@@ -43,6 +43,7 @@ from seresnext101_triton.client.errors import (
 from seresnext101_triton.client.images import ImageSource, sample_photographs
 from seresnext101_triton.client.launches import FOLDER_VARIABLE, KEY_NAME
 from seresnext101_triton.client.options import transport_options_of
+from seresnext101_triton.client.protocols import protocol_named
 from seresnext101_triton.export.pipeline import export
 from seresnext101_triton.server.launcher import Server
 from tests.conftest import FREE_PORTS, QUIET, TINY, onnx_convolution, tiny_request, write_model
@@ -613,3 +614,14 @@ def test_a_server_that_is_not_ready_says_why(tmp_path):
             connection.wait_until_ready("cats", timeout_s=0)
     with pytest.raises(ServerUnreachable), Connection(server.url, NO_RETRY) as connection:
         connection.wait_until_ready(timeout_s=0.3)
+
+
+def test_the_greeting_is_that_of_http_2():
+    """RFC 9113, section 3.4: the preface in hexadecimal, and section 6.5: a SETTINGS frame."""
+    preface = bytes.fromhex("505249202a20485454502f322e300d0a0d0a534d0d0a0d0a")
+    empty_settings = bytes.fromhex("000000 04 00 00000000")
+    spoken = protocol_named("grpc")
+    assert spoken.greeting == preface + empty_settings
+    assert spoken.answers_greeting(bytes.fromhex("000006 04 00 00000000 0005 00004000"))
+    assert not spoken.answers_greeting(b"HTTP/1.1 400 Bad Request\r\n")
+    assert not spoken.answers_greeting(b"")
