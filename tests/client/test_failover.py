@@ -1,4 +1,4 @@
-"""Which of several servers is asked, and when again. The servers are scripted: no socket is opened."""
+"""Which of several servers is asked, and when again, with scripted servers and no sockets."""
 
 from __future__ import annotations
 
