@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 
 import pytest
+from scipy.stats import binomtest
 
 from seresnext101_triton.client.cli import main
 from seresnext101_triton.client.decoding import Prediction
 from seresnext101_triton.client.errors import OutputError
 from seresnext101_triton.client.evaluation import Disagreement, Evaluation, Share
 from seresnext101_triton.client.tables import (
+    UNTRAINED,
     Answers,
     evaluations_to_json,
     print_answers,
     print_csv,
     print_evaluations,
+    print_facts,
     print_json,
     print_json_lines,
     print_rows,
@@ -144,3 +148,76 @@ def test_values_that_mean_nothing_are_wrong_usage(command, option, values, capsy
             )
         assert end.value.code == 2
         assert f"argument {option}" in capsys.readouterr().err
+
+
+def printed(capsys) -> list[str]:
+    """The lines that were printed, without the blanks between columns."""
+    out = capsys.readouterr().out
+    return [re.sub("  +", " | ", line.strip()) for line in out.splitlines() if line.strip()]
+
+
+def test_tables_of_answers_to_the_letter(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    two = [Prediction(7, "a dog of the mountains", 0.52), Prediction(8, "cat", 0.48)]
+    first = Answers("m", "2", True, {"/x/a.jpg": two, "b.jpg": two[1:]}, {}, ["draft", "resized"])
+    print_answers([first, Answers("n", "1", False, {}, {"c.jpg": "no image"})])
+    assert printed(capsys) == [
+        "m · version 2 · untrained weights · inexact: draft and resized",
+        "image | label | class | probability",
+        f"a.jpg | 1 | a dog of the mountains | 7 | 52.00% | {'█' * 10}",
+        f"2 | cat | 8 | 48.00% | {'█' * 10}",
+        f"b.jpg | 1 | cat | 8 | 48.00% | {'█' * 10}",
+        UNTRAINED.strip().replace("  ", " | "),
+    ]
+    print_csv([first])
+    assert capsys.readouterr().out == (
+        "model,version,image,rank,index,label,probability\n"
+        "m,2,/x/a.jpg,1,7,a dog of the mountains,0.52\n"
+        "m,2,/x/a.jpg,2,8,cat,0.48\n"
+        "m,2,b.jpg,1,8,cat,0.48\n"
+    )
+
+
+def test_tables_of_accuracies_to_the_letter(capsys, monkeypatch):
+    """Of four images, one class is first, three are among five; the intervals are scipy's."""
+    monkeypatch.setenv("COLUMNS", "120")
+    order = [[0, 1, 2, 3, 4], [0, 2, 1, 3, 4], [0, 1, 3, 4, 2], [0, 1, 2, 4, 5]]
+    found = {
+        str(number): [Prediction(index, f"l{index}", 0.2) for index in indices]
+        for number, indices in enumerate(order)
+    }
+    first = Evaluation("m", "2", {str(number): number for number in range(4)}, found, {}, ["draft"])
+    second = Evaluation("n", "1", first.truth | {"x": 0}, found, {"x": "no image"})
+    worst = [Disagreement("a.jpg", Prediction(3, "dog", 0.5), Prediction(4, "cat", 0.256))]
+
+    def share(hits: int) -> str:
+        ends = binomtest(hits, 4).proportion_ci(0.95, "wilson")
+        return f"{hits / 4:.1%} ({ends.low:.1%} – {ends.high:.1%})"
+
+    print_evaluations([first, second], Share(3, 4), worst)
+    assert printed(capsys) == [
+        "accuracy (95 % interval)",
+        "model | images | top-1 | top-5",
+        f"m · version 2 · inexact: draft | 4 | {share(1)} | {share(3)}",
+        f"n · version 1 | 4 of 5 | {share(1)} | {share(3)}",
+        f"the same class first: {share(3)} of 4 images",
+        "image | m | n",
+        "a.jpg | dog 50.0% | cat 25.6%",
+    ]
+    document = evaluations_to_json([first, second], Share(3, 4), worst)
+    ends = {hits: binomtest(hits, 4).proportion_ci(0.95, "wilson") for hits in (1, 3)}
+    for name, hits in (("top1", 1), ("top5", 3)):
+        told = document["models"][0][name]
+        assert told["value"] == hits / 4
+        assert told["interval"] == pytest.approx((ends[hits].low, ends[hits].high))
+    assert document["agreement"]["value"] == 0.75
+    assert (document["models"][0]["inexact"], document["models"][1]["version"]) == (["draft"], "1")
+    assert "agreement" not in evaluations_to_json([first], None, [])
+    print_evaluations([first], None, [])
+    assert len(printed(capsys)) == 3
+
+
+def test_facts_and_rows_to_the_letter(capsys):
+    print_facts({"model": "m", "largest batch": "8"})
+    print_rows(("a", "b"), [("1", "2")])
+    assert printed(capsys) == ["model | m", "largest batch | 8", "a | b", "1 | 2"]

@@ -261,6 +261,12 @@ def test_cuda_without_cuda_is_an_error_that_names_the_package(tmp_path):
             runtimes.load("onnxruntime", path, {}, "cuda:0")
 
 
+@pytest.mark.skipif("ONEDNN_MAX_CPU_ISA" in os.environ, reason="its instructions are limited")
+def test_bfloat16_can_be_asked_for_on_every_processor():
+    """OpenVINO computes in FP32 where the processor has no units for it."""
+    assert bfloat16.can_be_asked_for()
+
+
 def test_a_package_for_another_device_is_refused_by_what_it_says_itself(tmp_path):
     """Its metadata is read before its machine code is loaded, which this file does not have."""
     path = tmp_path / "model.pt2"
