@@ -15,6 +15,7 @@ from seresnext101_triton.server.store import is_url
 REPOSITORY = Path("model_repository")
 RESULTS = Path("perf/results/results.jsonl")
 ARCHITECTURE = "se-resnext101-32x4d"
+_MOST_PIXELS = 89_478_485  # of the images that the client opens
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -55,6 +56,16 @@ def add_p99(parser: argparse.ArgumentParser) -> None:
         metavar="MS",
         help="the bound on the 99th percentile of the latency (default: none)",
     )
+
+
+def size(text: str) -> tuple[int, int]:
+    """Read the width and the height of an image in pixels, such as 500x375."""
+    width, separator, height = text.partition("x")
+    if not separator or not (width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f"must be two numbers such as 500x375, not {text!r}")
+    if not 0 < int(width) * int(height) <= _MOST_PIXELS:
+        raise argparse.ArgumentTypeError(f"must have 1 to {_MOST_PIXELS} pixels, not {text!r}")
+    return int(width), int(height)
 
 
 def add_results(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +23,6 @@ from seresnext101_triton.client.fast import FILTER
 from seresnext101_triton.client.images import ImageOptions, load_image, sample_photographs
 from seresnext101_triton.perf.turns import Turn, take_turns
 
-SIZES = ((500, 375), (1280, 960), (4000, 3000))
 # Blocks of memory that Pillow keeps: its own default, and what the command line of the client sets.
 _PILLOW_BLOCKS, _CLIENT_BLOCKS = 0, 8
 _QUALITY = 90
@@ -54,15 +53,16 @@ class Speed:
         return float(np.median(self.milliseconds))
 
 
-def measure_preprocessing(turns: int) -> list[Speed]:
+def measure_preprocessing(sizes: Sequence[tuple[int, int]], turns: int) -> list[Speed]:
     """Prepare the sample photographs as JPEG files of each size, decoding included.
 
     Args:
+        sizes: Widths and heights, in pixels.
         turns: The number of turns of each way at each size.
     """
     ways = _ways()
     with _one_core():
-        return [speed for size in SIZES for speed in _measure(ways, size, turns)]
+        return [speed for size in sizes for speed in _measure(ways, size, turns)]
 
 
 def _measure(ways: dict[str, Prepare], size: tuple[int, int], turns: int) -> list[Speed]:

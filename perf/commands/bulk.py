@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a published model")
     parser.add_argument(
         "--size",
-        type=_size,
+        type=options.size,
         default="500x375",
         metavar="WIDTHxHEIGHT",
         help="the size of the photographs, in pixels (default: 500x375)",
@@ -28,15 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_number(parser, "--seconds", 4.0, "the duration of one turn", options.above_zero)
     options.add_repository(parser)
     options.add_json(parser)
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, separator, height = text.partition("x")
-    if not separator or not (width.isdigit() and height.isdigit()):
-        raise argparse.ArgumentTypeError(f"must be two numbers such as 500x375, not {text!r}")
-    if not 0 < int(width) * int(height) <= 89_478_485:
-        raise argparse.ArgumentTypeError(f"must be 1 to 89478485 pixels, not {text!r}")
-    return int(width), int(height)
 
 
 def run(arguments: argparse.Namespace) -> int:

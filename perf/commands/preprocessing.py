@@ -11,12 +11,21 @@ from dataclasses import asdict
 
 from seresnext101_triton.perf import console, options
 
+_SIZES = [(500, 375), (1280, 960), (4000, 3000)]
 HELP = "compare the speed of this client, torchvision and NVIDIA's helper on images"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the number of turns, and the model."""
     options.add_rounds(parser, 15, "turns of each way at each size")
+    parser.add_argument(
+        "--size",
+        type=options.size,
+        action="append",
+        metavar="WIDTHxHEIGHT",
+        help="a size of the images in pixels; repeat it for several (default: 500x375, 1280x960 "
+        "and 4000x3000)",
+    )
     parser.add_argument(
         "--model", metavar="NAME", help="measure what --draft and --fast change in its answers"
     )
@@ -32,10 +41,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _print_speeds(arguments: argparse.Namespace) -> int:
     """The medians with their ratios to torchvision."""
-    from seresnext101_triton.perf.preprocessing import SIZES, measure_preprocessing
+    from seresnext101_triton.perf.preprocessing import measure_preprocessing
     from seresnext101_triton.perf.tables import Table
 
-    results = measure_preprocessing(arguments.rounds)
+    sizes = arguments.size or _SIZES
+    results = measure_preprocessing(sizes, arguments.rounds)
     if arguments.json:
         console.print_json([asdict(each) | {"median_ms": each.median} for each in results])
         return 0
@@ -50,7 +60,7 @@ def _print_speeds(arguments: argparse.Namespace) -> int:
         same = all(result.equal for result in row)
         difference = max(result.levels for result in row)
         rows.append([name, *cells, "none" if same else f"{difference:g} of 255"])
-    header = ["", *(f"{width}x{height}" for width, height in SIZES), "largest difference"]
+    header = ["", *(f"{width}x{height}" for width, height in sizes), "largest difference"]
     title = "ms per image, median, and the ratio of torchvision's time to it"
     console.print_table(Table(header, rows), title)
     return 0
