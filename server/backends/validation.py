@@ -49,7 +49,7 @@ def check(config: Mapping[str, Any], model: Runtime, rules: Rules) -> None:
             raise ArtifactError(
                 f"config.pbtxt must name one {kind}, as the artifact has, and names {len(tensors)}"
             )
-        _check_tensor(kind, tensors[0], spec, config.get("max_batch_size", 0) > 0, rules)
+        _check_tensor(kind, tensors[0], spec, config["max_batch_size"] > 0, rules)
 
 
 def _check_tensor(

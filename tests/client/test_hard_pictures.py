@@ -515,6 +515,23 @@ def test_markers_without_a_segment_hide_nothing(lead):
         headers.check(bomb[:2] + lead + bomb[2:], "a.jpg")
 
 
+PILLOWS = TiffImagePlugin.ImageFileDirectory_v2._load_dispatch  # bytes of a value, by its type
+
+
+@pytest.mark.parametrize("kind", range(1, 20))
+def test_values_are_counted_in_the_bytes_that_pillow_reads_for_them(kind):
+    """Tags of half a million bytes each: all together they may be little more than the file."""
+    size = PILLOWS[kind][0] if kind in PILLOWS else 8 if kind in (17, 18) else 0
+
+    def claiming(count: int) -> bytes:
+        return tags(count, kind, 1 << 16, 0) + bytes((1 << 20) - len(tags(count, 1, 1, 0)))
+
+    headers.check(claiming(16 // size if size else 1000), "a.tif")
+    if size:
+        with pytest.raises(ImageError, match="its tags claim more bytes than there are"):
+            headers.check(claiming(16 // size + 1), "a.tif")
+
+
 def test_a_film_behind_a_progressive_picture_is_no_bomb():
     """Telephones put one there, and in its bytes is everything."""
     assert load_image(PROGRESSIVE + b"\xff\xda" * 1000).size == (32, 32)
