@@ -28,6 +28,10 @@ _INPUT_TYPES: dict[int, np.dtype] = {
 }
 
 
+# States of a version in Triton's repository index.
+READY, LOADING, UNLOADING = "READY", "LOADING", "UNLOADING"
+
+
 @dataclass(frozen=True)
 class ModelState:
     """One version of one model in the server's repository index.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from seresnext101_triton.client.served import READY
 from seresnext101_triton.export import live, manifest, promotion
 from seresnext101_triton.export.filesystem import explained
 from seresnext101_triton.export.manifest import Manifest
@@ -72,7 +73,7 @@ def _history(repository: Repository, model: str) -> History:
             number,
             manifest.read(folder / str(number)),
             by_policy=number in named,
-            now=states.get(number) == live.READY,
+            now=states.get(number) == READY,
         )
         for number in numbers
     )

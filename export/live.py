@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from seresnext101_triton.client.served import LOADING, READY, UNLOADING
 from seresnext101_triton.server.control import Control, running
 from seresnext101_triton.server.errors import LoadError
 from seresnext101_triton.server.fleet.rotation import aside
@@ -16,8 +17,7 @@ from seresnext101_triton.server.syncing import served_folder
 
 _FOLLOWS_WITHIN_S = 60.0
 _POLL_S = 0.05
-READY = "READY"
-_IN_USE = (READY, "LOADING", "UNLOADING")
+_IN_USE = (READY, LOADING, UNLOADING)
 
 
 def versions_in_use(root: Path, model: str) -> dict[int, str]:

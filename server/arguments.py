@@ -1,4 +1,4 @@
-"""Arguments of tritonserver for its endpoints and its cache."""
+"""Arguments of tritonserver."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import os
 from collections.abc import Iterator
 
 from seresnext101_triton.client.launches import Launch
+from seresnext101_triton.server.access import key_arguments
 from seresnext101_triton.server.errors import ServerError
+from seresnext101_triton.server.process import EXIT_TIMEOUT_S
 
 
 def endpoint_arguments(launch: Launch) -> Iterator[str]:
@@ -20,6 +22,21 @@ def endpoint_arguments(launch: Launch) -> Iterator[str]:
     yield f"--grpc-port={launch.grpc}"
     yield f"--http-port={launch.http}"
     yield f"--metrics-port={launch.metrics}"
+
+
+def launch_arguments(launch: Launch) -> Iterator[str]:
+    """What the server of a launch serves, where it listens, and who may control it."""
+    yield f"--model-repository={launch.models_folder}"
+    yield "--model-control-mode=explicit"
+    yield "--load-model=*"
+    yield from key_arguments(launch.restricted, launch.key)
+    yield "--exit-on-error=false"  # the repository index then has the reason
+    # Otherwise a version that could not be loaded makes the server unready for ever, although the
+    # version of before answers. The launcher sees that all models are loaded.
+    yield "--strict-readiness=false"
+    yield f"--exit-timeout-secs={EXIT_TIMEOUT_S}"
+    yield from endpoint_arguments(launch)
+    yield f"--backend-config=python,shm-region-prefix-name={launch.shared_memory}"
 
 
 def cache_arguments(mib: int) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from seresnext101_triton.client.launches import KEY_NAME, Launch, running_launches
-from seresnext101_triton.client.served import ModelState, version_order
+from seresnext101_triton.client.served import LOADING, READY, UNLOADING, ModelState, version_order
 from seresnext101_triton.server.errors import LoadError, ServerError
 
 # A model loads within minutes, and every other question is answered at once.
@@ -72,6 +72,11 @@ class Control:
         states = [ModelState(**{name: model.get(name, "") for name in names}) for model in answer]
         return sorted(states, key=lambda model: (model.name, version_order(model.version)))
 
+    def ready_versions(self, model: str) -> list[int]:
+        """The versions of a model that answer, oldest first. It raises what `index` does."""
+        states = self.index()
+        return [int(each.version) for each in states if (each.name, each.state) == (model, READY)]
+
     def instances(self, model: str, version: str) -> int:
         """The number of instances of a version that is loaded, each of which has its own stub.
 
@@ -122,7 +127,7 @@ class Control:
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             states = {state.state for state in self.index() if state.name in models}
-            if not states & {"READY", "UNLOADING", "LOADING"}:
+            if not states & {READY, LOADING, UNLOADING}:
                 return True
             time.sleep(_POLL_S)
         return False

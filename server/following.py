@@ -75,7 +75,7 @@ class Follower:
         launch, model = self._server.launch, folder.name
         try:
             with rolling([launch]):
-                before = self._ready(model)
+                before = self._server.control.ready_versions(model)
                 if refusal := self._refusal(folder):
                     self._keep(folder, before, refusal)
                     return
@@ -97,7 +97,7 @@ class Follower:
         except ServerError as error:
             self._keep(folder, before, self._server.plain(str(error)))
             return before
-        now = self._ready(folder.name)
+        now = self._server.control.ready_versions(folder.name)
         if now and now != before:
             try:
                 spot_check(self._server.launch, folder.name, now[-1])
@@ -150,14 +150,11 @@ class Follower:
             return
         self._server.control.load(model)
         deadline = time.monotonic() + LOAD_TIMEOUT_S
-        while set(self._ready(model)) & set(unload) and time.monotonic() < deadline:
+        while (
+            set(self._server.control.ready_versions(model)) & set(unload)
+            and time.monotonic() < deadline
+        ):
             time.sleep(_POLL_S)
-
-    def _ready(self, model: str) -> list[int]:
-        states = self._server.control.index()
-        return sorted(
-            int(state.version) for state in states if (state.name, state.state) == (model, "READY")
-        )
 
     @staticmethod
     def _refusal(folder: Path) -> str:

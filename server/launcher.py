@@ -15,11 +15,11 @@ from pathlib import Path
 from seresnext101_triton.client.explain import DEAD_STUB
 from seresnext101_triton.client.launches import Launch
 from seresnext101_triton.client.output import say
-from seresnext101_triton.client.served import ModelState
+from seresnext101_triton.client.served import READY, ModelState
 from seresnext101_triton.client.transport import Tls
 from seresnext101_triton.server import installation
-from seresnext101_triton.server.access import key_arguments, restricted_without, tls_arguments
-from seresnext101_triton.server.arguments import cache_arguments, endpoint_arguments
+from seresnext101_triton.server.access import restricted_without, tls_arguments
+from seresnext101_triton.server.arguments import cache_arguments, launch_arguments
 from seresnext101_triton.server.backends import REPOSITORY_VARIABLE
 from seresnext101_triton.server.control import LOAD_TIMEOUT_S, Control
 from seresnext101_triton.server.errors import LoadError, ServerError
@@ -49,7 +49,6 @@ _POLL_S = 0.1
 _DRAIN_S = 10.0
 # A server without models has nothing to do, but it waits for connections that clients keep open.
 _IDLE_EXIT_S = 3.0
-_PARSE_ERROR = "[libprotobuf ERROR"
 _LOST_PORT = re.compile(r"Socket '.*:(\d+)' already in use")
 _TRIES = 3  # to start: a free port may be taken meanwhile, and the server may crash
 
@@ -388,10 +387,12 @@ class Server:
     def _check_models(self) -> None:
         """Raise `LoadError` if a model is not ready."""
         assert self.process is not None
-        failed = [model for model in self.models if model.state != "READY"]
+        failed = [model for model in self.models if model.state != READY]
         if failed:
             lines = [
-                f"model {model.name!r} cannot be loaded: {self._reason(model)}" for model in failed
+                f"model {model.name!r} cannot be loaded: "
+                + self.plain(model.reason or self.process.complaint(model.name))
+                for model in failed
             ]
             if len(failed) < len(self.models):
                 lines.append("serve the others with `only=NAME`")
@@ -400,36 +401,14 @@ class Server:
             lines = ["tritonserver does not call itself ready:", *self.process.severe()]
             raise LoadError("\n".join(lines))
 
-    def _reason(self, model: ModelState) -> str:
-        """Why a model cannot be loaded. If its config cannot be parsed, only the log has this."""
-        assert self.process is not None
-        severe = self.process.severe()
-        logged = [
-            line
-            for line in self.process.log()
-            if line.startswith(_PARSE_ERROR) or (line in severe and f"'{model.name}'" in line)
-        ]
-        reason = model.reason or " ".join(line.partition("] ")[2].strip('"') for line in logged)
-        return self.plain(reason)
-
     def _arguments(self) -> list[str]:
         # To ask a backend to complete a config takes a process for each model, and a second.
         may_get_models = self.follow or "model-repository" not in self._restricted
         is_complete = not may_get_models and self.view.is_complete()
         return [
             *(["--disable-auto-complete-config"] if is_complete else []),
-            f"--model-repository={self.launch.models_folder}",
-            "--model-control-mode=explicit",
-            "--load-model=*",
-            *key_arguments(self.launch.restricted, self.launch.key),
+            *launch_arguments(self.launch),
             *tls_arguments(self._tls),
             *self._cache,
             *self._trace,
-            "--exit-on-error=false",  # the repository index then has the reason
-            # Otherwise a version that could not be loaded makes the server unready for ever,
-            # although the version of before answers. `is_up` sees that all models are loaded.
-            "--strict-readiness=false",
-            f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
-            *endpoint_arguments(self.launch),
-            f"--backend-config=python,shm-region-prefix-name={self.launch.shared_memory}",
         ]

@@ -18,6 +18,7 @@ from pathlib import Path
 EXIT_TIMEOUT_S = 10
 _LOG_LINES_KEPT = 200
 _PR_SET_PDEATHSIG = 1
+_PARSE_ERROR = "[libprotobuf ERROR"
 _SEVERE = re.compile(r"^[EF]\d{4} ")
 STARTED = 19  # /proc/PID/stat, field 22: when it was started, in ticks since the boot
 _ARGUMENTS_BEGIN = 45  # /proc/PID/stat, field 48, counted after the name, which is field 2
@@ -107,6 +108,16 @@ class ServerProcess:
     def severe(self) -> list[str]:
         """The errors among the last lines of the log."""
         return [line for line in self._log if _SEVERE.match(line)]
+
+    def complaint(self, model: str) -> str:
+        """What the log says against a model, or against a config that cannot be parsed."""
+        severe = self.severe()
+        lines = [
+            line
+            for line in self._log
+            if line.startswith(_PARSE_ERROR) or (line in severe and f"'{model}'" in line)
+        ]
+        return " ".join(line.partition("] ")[2].strip('"') for line in lines)
 
     def settle_log(self) -> None:
         """Wait until the log of a server that has ended is complete."""

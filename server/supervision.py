@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from seresnext101_triton.client.served import LOADING, READY
 from seresnext101_triton.server.control import LOAD_TIMEOUT_S
 from seresnext101_triton.server.errors import ServerError
 from seresnext101_triton.server.launcher import Server
 from seresnext101_triton.server.process import ending
 from seresnext101_triton.server.stubs import Stub, StubWatch, is_waited_for
 
-READY, LOADING = "READY", "LOADING"  # states of a version in Triton's index
 # Triton itself may have ended a stub of which is only known that it is gone. It counts as missing
 # if it still is after this time: the kernel's list of processes may lack one just started.
 _MISSED_AFTER_S = 0.1
