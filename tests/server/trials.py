@@ -4,6 +4,7 @@ python -m tests.server.trials deaths --minutes 10
 python -m tests.server.trials race --times 50
 python -m tests.server.trials garbage --seconds 60
 python -m tests.server.trials fleet --minutes 5 --kills 20
+python -m tests.server.trials rolls --times 4
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import statistics
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +34,23 @@ from seresnext101_triton.client.bulk import BulkEvents, BulkOptions, classify_in
 from seresnext101_triton.client.images import sample_photographs
 from seresnext101_triton.client.server_side import IMAGE_TENSOR
 from seresnext101_triton.export.format import OUTPUT
+from seresnext101_triton.export.operations import promote
 from seresnext101_triton.export.pipeline import export
 from seresnext101_triton.export.serving import ImageInput
 from seresnext101_triton.server.control import running
+from seresnext101_triton.server.errors import LoadError
 from seresnext101_triton.server.ports import owner
 from tests.conftest import FREE_PORTS, QUIET, onnx_convolution, tiny_request, write_model
 from tests.server.launching import DEADLINE_S, Launcher, launcher
+from tests.versions import (
+    ARTIFACT,
+    MODEL,
+    Caller,
+    answer_of,
+    mistaken,
+    rewrite_manifest,
+    versions_of_one_model,
+)
 
 
 def deaths(
@@ -247,6 +262,38 @@ def fleet(folder: Path, minutes: float, callers: int, kills: int) -> None:
     print(f"{sum(answered)} requests of {callers} callers in {minutes:g} minutes, none failed")
 
 
+def rolls(folder: Path, times: int, callers: int) -> None:
+    """Promote good versions and one that answers wrongly by turns, in a fleet of two."""
+    root = versions_of_one_model(folder / "models", 2)
+    answers = {version: answer_of(root, version) for version in (1, 2)}
+    wrong = shutil.copytree(root / MODEL / "1", root / MODEL / "3")
+    (wrong / ARTIFACT).write_bytes(mistaken(wrong / ARTIFACT))
+    rewrite_manifest(wrong)
+    promote(root, MODEL, to=2)
+    with launcher(root, "--replicas", "2") as started, ExitStack() as load:
+        url = started.launch(gateway=True).url
+        asking = [Caller(url, answers) for _ in range(callers)]
+        for each in asking:
+            load.enter_context(each.calling())
+        taken = []
+        for number in range(times):
+            for version in (1 + number % 2, 3):
+                begin = time.monotonic()
+                try:
+                    promote(root, MODEL, to=version)
+                    assert version != 3, "the wrong version was promoted"
+                except LoadError as error:
+                    assert version == 3 and "answers otherwise" in str(error), error
+                taken.append(time.monotonic() - begin)
+    seen = Counter(version for each in asking for version in each.seen)
+    errors = [error for each in asking for error in each.errors]
+    assert not errors and set(seen) == {1, 2}, (seen, errors[:3])
+    print(
+        f"{times} versions promoted and {times} refused, each in {statistics.median(taken):.1f} s "
+        f"(median): {seen.total()} answers to {callers} callers, all of a promoted version"
+    )
+
+
 def _scores(client: grpc.InferenceServerClient, model: str, content: bytes) -> np.ndarray:
     """The scores of one image file, without this project's client."""
     tensor = grpc.InferInput(IMAGE_TENSOR, [1, 1], "BYTES")
@@ -294,6 +341,9 @@ def main() -> None:
     one.add_argument("--minutes", type=float, default=5)
     one.add_argument("--callers", type=int, default=16)
     one.add_argument("--kills", type=int, default=20)
+    one = commands.add_parser("rolls")
+    one.add_argument("--times", type=int, default=4)
+    one.add_argument("--callers", type=int, default=16)
     options = vars(parser.parse_args())
     trial = options.pop("trial")
     with tempfile.TemporaryDirectory() as folder:
@@ -302,6 +352,7 @@ def main() -> None:
             "race": race,
             "garbage": garbage,
             "fleet": fleet,
+            "rolls": rolls,
         }
         trials[trial](Path(folder), **options)
 
