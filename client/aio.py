@@ -59,6 +59,7 @@ class AsyncClassifier(ImageClassifier):
         image_options: As for `Classifier`.
         in_flight: How many requests run at the same time, besides those of `stream`. Others wait.
         server_side: As for `Classifier`.
+        follow: As for `Classifier`.
     """
 
     def __init__(  # noqa: PLR0913  (one more than `Classifier`)
@@ -71,10 +72,12 @@ class AsyncClassifier(ImageClassifier):
         image_options: ImageOptions = ImageOptions(),
         in_flight: int = 16,
         server_side: ServerSide = "no",
+        follow: bool = True,
     ) -> None:
         check_server_side(server_side)
         self._url = url or default_url(transport_options.protocol)
         self._wanted = model, version
+        self._follows = follow and not version
         self._transport_options, self._image_options = transport_options, image_options
         self._in_flight, self._server_side = in_flight, server_side
 
@@ -169,7 +172,7 @@ class AsyncClassifier(ImageClassifier):
     async def infer(self, batch: np.ndarray) -> np.ndarray:
         """See `Classifier.infer`."""
         async with self._places:
-            return await self._connection.infer(self.model, batch)
+            return await self._answer(batch, 0)
 
     async def wait_until_ready(self, timeout_s: float = 60.0) -> None:
         """See `Classifier.wait_until_ready`."""
@@ -178,10 +181,16 @@ class AsyncClassifier(ImageClassifier):
     async def _try_batch(self, batch: np.ndarray, top: int) -> list[Outcome]:
         count = self._requested_classes(top)
         try:
-            answer = await self._connection.infer_top(self.model, batch, count)
+            answer = await self._answer(batch, count)
         except RequestRejected as error:
             return rejected(error, len(batch))
         return self._decoded(answer, batch, top)
+
+    async def _answer(self, batch: np.ndarray, count: int) -> np.ndarray:
+        if not self._follows:
+            return await self._connection.infer_top(self.model, batch, count)
+        self.model, answer = await self._connection.infer_following(self.model, batch, count)
+        return answer
 
     def _choose(self, model: ServedModel) -> ServedModel:
         """See `choose`, which asks the server by a blocking connection of its own."""

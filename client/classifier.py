@@ -133,6 +133,8 @@ class Classifier(ImageClassifier):
             `https://` decides the protocol and TLS.
         model: Name of the model. It may be None if the server serves one model only.
         version: A version of the model. If it is empty, the server chooses.
+        follow: If no version is named and the served one is replaced, for example by a promotion,
+            whether the new one answers from then on. It must take and answer the same.
         transport_options: How to communicate with the server.
         image_options: How images are opened.
         server_side: `yes` sends image files as they are, to the model `<model>_image`, which
@@ -156,12 +158,14 @@ class Classifier(ImageClassifier):
         transport_options: TransportOptions = TransportOptions(),
         image_options: ImageOptions = ImageOptions(),
         server_side: ServerSide = "no",
+        follow: bool = True,
     ) -> None:
         check_server_side(server_side)
         self._connection = Connection(
             url or default_url(transport_options.protocol), transport_options
         )
         self._image_options = image_options
+        self._follows = follow and not version
         try:
             described = self._connection.describe(model or self._only_model(), version)
             self.model = choose(self._connection, described, server_side, image_options)
@@ -266,7 +270,7 @@ class Classifier(ImageClassifier):
         """
         count = self._requested_classes(top)
         try:
-            answer = self._connection.infer_top(self.model, batch, count)
+            answer = self._answer(batch, count)
         except RequestRejected as error:
             return rejected(error, len(batch))
         return self._decoded(answer, batch, top)
@@ -278,7 +282,13 @@ class Classifier(ImageClassifier):
             batch: `model.dtype` [N, *`model.preprocessing.shape`]. N is at most the server's
                 maximum batch.
         """
-        return self._connection.infer(self.model, batch)
+        return self._answer(batch, 0)
+
+    def _answer(self, batch: np.ndarray, count: int) -> np.ndarray:
+        if not self._follows:
+            return self._connection.infer_top(self.model, batch, count)
+        self.model, answer = self._connection.infer_following(self.model, batch, count)
+        return answer
 
     def wait_until_ready(self, timeout_s: float = 60.0) -> None:
         """Return as soon as the server serves the model.

@@ -72,6 +72,7 @@ def _classifier(options: argparse.Namespace, model: str | None) -> Classifier:
         transport_options=transport_options_of(options),
         image_options=image_options_of(options),
         server_side=options.server_side,
+        follow=False,  # all answers of a command are of one version
     )
 
 

@@ -38,6 +38,8 @@ from seresnext101_triton.client.transport import (
 Result = TypeVar("Result")
 
 _POLL_S = 0.2
+_FOLLOWS = 25  # requests until a version of a model answers that is being replaced
+_SAME_VERSION = 2  # of them with the same version, which another server of a fleet may have
 # A server that is waited for has at least this time to answer, even if less time is left.
 _SHORTEST_QUESTION_S = 1.0
 
@@ -283,6 +285,44 @@ class AsyncConnection:
             )
         return answer
 
+    async def infer_following(
+        self, model: ServedModel, batch: np.ndarray, count: int
+    ) -> tuple[ServedModel, np.ndarray]:
+        """As `infer_top`, by another version if that of the model is not served any more.
+
+        After a promotion, the server has unloaded the version that it described. In a fleet, some
+        servers may still have it.
+
+        Args:
+            model: The model as `describe` or this method returned it.
+            batch: As for `infer`.
+            count: As for `infer_top`; 0 means the model's own output.
+
+        Returns:
+            The model with the version that answered, and its answer.
+
+        Raises:
+            ModelUnavailable: No version answers, or the new one is used in another way.
+        """
+        for attempt in range(_FOLLOWS + 1):
+            try:
+                return model, await self.infer_top(model, batch, count)
+            except ModelUnavailable:
+                if attempt == _FOLLOWS:
+                    raise
+                now = await self.describe(model.name)
+                if now.version == model.version and attempt >= _SAME_VERSION:
+                    raise
+                if not now.is_used_like(model):
+                    raise ModelUnavailable(
+                        f"version {model.version} of model {model.name!r} was replaced by version "
+                        f"{now.version}, which takes or answers otherwise: connect again"
+                    ) from None
+                model = now
+            if attempt:
+                await self._servers.sleep(_POLL_S)
+        raise AssertionError
+
 
 class Connection:
     """A connection to one or several servers. Any thread may use it.
@@ -356,6 +396,12 @@ class Connection:
     def infer_top(self, model: ServedModel, batch: np.ndarray, count: int) -> np.ndarray:
         """See `AsyncConnection.infer_top`."""
         return _finished(self._connection.infer_top(model, batch, count))
+
+    def infer_following(
+        self, model: ServedModel, batch: np.ndarray, count: int
+    ) -> tuple[ServedModel, np.ndarray]:
+        """See `AsyncConnection.infer_following`."""
+        return _finished(self._connection.infer_following(model, batch, count))
 
 
 class _BlockingConnection(AsyncConnection):

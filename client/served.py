@@ -95,6 +95,14 @@ class ServedModel:
     unproven: bool = False
     image_input: str = ""
 
+    def is_used_like(self, other: ServedModel) -> bool:
+        """Whether what was prepared for the other model fits this one, and is decoded alike."""
+        names = ("input", "dtype", "output", "classes", "max_batch", "preprocessing")
+        return all(
+            getattr(self, name) == getattr(other, name)
+            for name in (*names, "output_kind", "image_input")
+        )
+
     @property
     def axes(self) -> tuple[str, ...]:
         """The lengths of the input's axes for one image, as text."""

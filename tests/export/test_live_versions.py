@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from seresnext101_triton.client import Connection
-from seresnext101_triton.client.errors import ClientError, RequestRejected
+from seresnext101_triton.client import AsyncClassifier, Classifier, Connection
+from seresnext101_triton.client.errors import ClientError, ModelUnavailable, RequestRejected
+from seresnext101_triton.client.images import sample_photographs
 from seresnext101_triton.export import promotion
 from seresnext101_triton.export.history import history
 from seresnext101_triton.export.live import versions_in_use
@@ -37,6 +39,7 @@ from tests.versions import (
 from tests.waiting import until
 
 DEADLINE_S = 60
+PHOTOGRAPH = sample_photographs()[1]
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +85,49 @@ def test_forward_and_back_under_load(root):
         (pruned,) = prune(root, 1)
         assert (pruned.removed, pruned.kept, pruned.served) == ((1,), (2, 3), (2, 3))
         assert caller.ask(connection, model) == 2
+
+
+def test_an_open_client_goes_on_with_the_new_version(root):
+    """If it prepares images in the same way, and if its caller named no version."""
+    config = root / MODEL / "1" / "config.pbtxt"
+    config.write_text(config.read_text().replace("0.485", "0.4850001"))
+
+    async def ask(classifier: AsyncClassifier) -> str:
+        await classifier.classify(PHOTOGRAPH)
+        return classifier.model.version
+
+    async def across_a_promotion(url: str) -> list[str]:
+        async with AsyncClassifier(url, MODEL) as classifier:
+            before = await ask(classifier)
+            await asyncio.to_thread(promote, root, MODEL, to=3)
+            return [before, await ask(classifier)]
+
+    with Server(root, ports=FREE_PORTS, only=[MODEL]) as server:
+        http = f"http://{server.url.rpartition(':')[0]}:{server.ports.http}"
+        urls = (server.url, http)
+        with ExitStack() as stack:
+            follow = [stack.enter_context(Classifier(url, MODEL)) for url in urls]
+            stay = [
+                stack.enter_context(Classifier(server.url, MODEL, version="3")),
+                stack.enter_context(Classifier(server.url, MODEL, follow=False)),
+            ]
+            expected = [classifier.classify(PHOTOGRAPH) for classifier in (*follow, *stay)]
+            roll_back(root, MODEL)
+            for classifier in follow:
+                assert classifier.classify(PHOTOGRAPH) != expected[0]
+                assert classifier.model.version == "2"
+                image = classifier.prepare(PHOTOGRAPH)[None]
+                promote(root, MODEL, to=3)
+                assert classifier.infer(image).shape == (1, 1000)
+                assert classifier.model.version == "3"
+                promote(root, MODEL, to=2)
+            for classifier in stay:
+                with pytest.raises(ModelUnavailable, match="does not serve"):
+                    classifier.classify(PHOTOGRAPH)
+            assert asyncio.run(across_a_promotion(server.url)) == ["2", "3"]
+            promote(root, MODEL, to=1)
+            with pytest.raises(ModelUnavailable, match="was replaced by version 1, which takes or"):
+                follow[0].classify(PHOTOGRAPH)
 
 
 @pytest.mark.parametrize("kind", ["no ONNX", "overflowing", "other weights"])
