@@ -28,6 +28,7 @@ from seresnext101_triton.export.weights.download import _BLOCK, UrlSource, cache
 from seresnext101_triton.export.weights.seeded import seeded_network
 from tests.conftest import QUIET, TINY
 from tests.export.test_repository import mounted
+from tests.waiting import until
 
 
 def checkpoint(seed: int) -> bytes:
@@ -454,6 +455,29 @@ def test_two_exports_that_fetch_one_url_at_once(files, tmp_path):
         thread.join()
     assert found == [CONTENT, CONTENT]
     assert len(files.ranges) == 1
+
+
+def test_who_waits_for_the_download_of_another_export_is_told(tmp_path, monkeypatch):
+    notes: list[str] = []
+    monkeypatch.setattr(QUIET, "note", lambda text, style=None: notes.append(text))
+    part, found = tmp_path / "x.part", []
+
+    def wait() -> None:
+        with download._locked(part, "https://user:secret@host/x.pth", QUIET) as unfinished:
+            found.append(unfinished)
+
+    with download._locked(part, "https://host/x.pth", QUIET) as unfinished:
+        assert unfinished and notes == []
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        assert until(lambda: bool(notes))
+        assert found == []
+        part.write_bytes(b"whole")
+        part.rename(tmp_path / "x.pth")
+    waiting.join()
+    assert found == [False]
+    (note,) = notes
+    assert "another export is downloading https://" in note and "secret" not in note
 
 
 def test_a_server_that_drips(tmp_path, monkeypatch):

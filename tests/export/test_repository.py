@@ -88,6 +88,18 @@ def test_a_new_repository_that_stays_empty_is_removed(root):
     assert not root.exists()
 
 
+def test_of_a_new_repository_no_folder_above_it_stays_either(tmp_path):
+    (tmp_path / "there").mkdir()
+    deep = tmp_path / "there" / "a" / "b" / "c" / "d"
+    with pytest.raises(ZeroDivisionError), Repository(deep).exclusive():
+        assert deep.is_dir()
+        raise ZeroDivisionError
+    assert list((tmp_path / "there").iterdir()) == []
+    with Repository(deep).exclusive():
+        (deep.parent / "of another program").touch()
+    assert [path.name for path in (tmp_path / "there/a/b/c").iterdir()] == ["of another program"]
+
+
 def test_the_model_is_complete_at_every_moment(root, monkeypatch):
     """At every system call that changes the repository, it holds all old files or all new ones."""
     publish(root, "one", "first")

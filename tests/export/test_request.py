@@ -9,7 +9,7 @@ import pytest
 
 from seresnext101_triton.client.contract import NORMALISED, PIXELS, OutputKind, Preprocessing
 from seresnext101_triton.export import pipeline
-from seresnext101_triton.export.cli import _possible, parse, request_of
+from seresnext101_triton.export.cli import _possible, main, parse, request_of
 from seresnext101_triton.export.errors import MissingHardware, OptionError
 from seresnext101_triton.export.network import ARCHITECTURES
 from seresnext101_triton.export.quantization import Quantization
@@ -151,3 +151,52 @@ def test_what_this_machine_cannot_make_is_left_out(monkeypatch):
     lacks["onnx"] = "time"
     with pytest.raises(MissingHardware, match="left out: onnx, because this machine lacks time"):
         _possible(request)
+
+
+@pytest.fixture
+def answered(monkeypatch, tmp_path, capsys):
+    """Runs the command with an exporter that does as it is told."""
+
+    def run(export, *arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(pipeline, "export", export)
+        code = main(["--weights", "seeded", "--repository", str(tmp_path), "--quiet", *arguments])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+def test_a_part_is_told_on_standard_error_and_by_the_exit_code(answered, monkeypatch):
+    asked: list[Request] = []
+
+    def export(request, _reporter):
+        asked.append(request)
+        return []
+
+    formats = ["--formats", "torchscript,onnx", "--json"]
+    assert answered(export, *formats, "--partial") == (0, "[]\n", "")
+    monkeypatch.setattr(pipeline, "lacking", lambda _: {"onnx": "a licence"})
+    line = "left out: onnx, because this machine lacks a licence\n"
+    assert answered(export, *formats, "--partial") == (3, "[]\n", line)
+    assert answered(export, *formats) == (0, "[]\n", "")
+    assert [len(request.formats) for request in asked] == [2, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("[enforce fail] can't allocate memory: 9 bytes")]
+)
+def test_too_little_memory_is_one_line_with_options(answered, error):
+    def export(_request, _reporter):
+        raise error
+
+    code, out, err = answered(export)
+    assert (code, out) == (1, "") and err.count("\n") == 1
+    assert err.startswith("error: ") and "memory" in err and "--max-batch" in err and "`" not in err
+
+
+def test_any_other_error_is_a_bug(answered):
+    def export(_request, _reporter):
+        raise RuntimeError("odd")
+
+    with pytest.raises(RuntimeError, match="odd"):
+        answered(export)

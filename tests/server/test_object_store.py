@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+import obstore.store
 import pytest
 
 from seresnext101_triton.client.errors import UsageError
@@ -61,6 +63,20 @@ def test_the_image_reads_the_store_itself(s3, capsys, monkeypatch):
     assert f"--model-repository=s3://{endpoint}/bucket/models" in line
     assert f"--load-model={MODEL}" in line and "--volume" not in line
     assert "--env=AWS_SECRET_ACCESS_KEY" in line and "A-SECRET" not in line
+
+
+def test_an_object_goes_into_a_file_with_its_digest(tmp_path):
+    store = Store("s3://bucket/models")
+    store._store = obstore.store.MemoryStore()
+    content = bytes(range(256)) * 100_000  # some blocks
+    store.write("a/model.onnx", content)
+    into = tmp_path / "model.onnx"
+    digest = hashlib.sha256(content).hexdigest()
+    assert store.digest("a/model.onnx", into) == digest and into.read_bytes() == content
+    assert store.digest("a/model.onnx") == digest
+    store.remove("a/model.onnx")
+    store.remove("a/model.onnx")
+    assert store.digest("a/model.onnx", into) == "" and store.read("a/model.onnx") is None
 
 
 def test_urls_as_triton_reads_them(monkeypatch):
