@@ -104,7 +104,7 @@ def _state_dicts(content: Any, path: str, averaged: bool, depth: int) -> Iterato
     for key in inner:
         yield from _state_dicts(
             content[key],
-            f"{path}.{brief(key)}".lstrip("."),
+            ".".join(filter(None, (path, brief(key)))),
             averaged or is_averaged(key),
             depth + 1,
         )
@@ -122,8 +122,8 @@ def _split(content: Mapping[Any, Any], path: str, averaged: bool) -> Iterator[Ch
         first, dot, _ = key.partition(".") if isinstance(key, str) else ("", "", "")
         groups.setdefault(first if dot and is_averaged(first) else "", {})[key] = value
     for first in sorted(groups):  # what is not averaged comes first
-        where = f"{path}.{brief(first)}".strip(".") if first else path
-        yield Choice(where, averaged or bool(first), groups[first])
+        where = [path, brief(first)] if first else [path]
+        yield Choice(".".join(filter(None, where)), averaged or bool(first), groups[first])
 
 
 def _require_tensors(choice: Choice, name: str) -> None:

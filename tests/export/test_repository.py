@@ -6,6 +6,8 @@ import ctypes
 import errno
 import os
 import subprocess
+import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from seresnext101_triton.export import journal, publication
 from seresnext101_triton.export.errors import RepositoryError
 from seresnext101_triton.export.repository import Repository
 from seresnext101_triton.server import folders
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -86,6 +89,24 @@ def test_a_new_repository_that_stays_empty_is_removed(root):
         publication.stage("m")
         raise ZeroDivisionError
     assert not root.exists()
+
+
+def test_one_change_waits_for_another(root):
+    publish(root, "new")
+    entered: list[str] = []
+
+    def change(name: str, pause_s: float) -> None:
+        with Repository(root).changing():
+            entered.append(f"{name} begins")
+            time.sleep(pause_s)
+            entered.append(f"{name} ends")
+
+    first = threading.Thread(target=change, args=("first", 0.3))
+    first.start()
+    assert until(lambda: bool(entered))
+    change("second", 0)
+    first.join()
+    assert entered == ["first begins", "first ends", "second begins", "second ends"]
 
 
 def test_of_a_new_repository_no_folder_above_it_stays_either(tmp_path):

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tritonclient.grpc import model_config_pb2 as pb
 
 from seresnext101_triton.client.contract import NORMALISED, PIXELS, OutputKind, Preprocessing
 from seresnext101_triton.export import pipeline
@@ -200,3 +201,36 @@ def test_any_other_error_is_a_bug(answered):
 
     with pytest.raises(RuntimeError, match="odd"):
         answered(export)
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("max_batch", lambda value: pb.ModelConfig(max_batch_size=value)),
+        ("instances", lambda value: pb.ModelInstanceGroup(count=value)),
+        ("queue_size", lambda value: pb.ModelQueuePolicy(max_queue_size=value)),
+        (
+            "queue_timeout_ms",
+            lambda value: pb.ModelQueuePolicy(default_timeout_microseconds=1000 * value),
+        ),
+        (
+            "queue_delay_us",
+            lambda value: pb.ModelDynamicBatching(max_queue_delay_microseconds=value),
+        ),
+    ],
+)
+def test_a_number_may_be_as_large_as_tritons_config_can_hold(name, field):
+    def is_refused(value: int) -> bool:
+        try:
+            field(value)
+        except ValueError:
+            return True
+        return False
+
+    low, high = 1, 1 << 80  # The largest that fits is looked for by halving.
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_refused(middle) else (middle, high)
+    assert getattr(Serving(**{name: low}), name) == low
+    with pytest.raises(OptionError, match=f"`{name}` must be at most {low}, not {high}"):
+        Serving(**{name: high})
