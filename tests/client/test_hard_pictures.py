@@ -515,6 +515,13 @@ def test_markers_without_a_segment_hide_nothing(lead):
         headers.check(bomb[:2] + lead + bomb[2:], "a.jpg")
 
 
+def test_the_frames_of_an_animated_png_are_pixels():
+    frames = SIMPLE_PNG[:33] + b"\0\0\0\0fdAT\0\0\0\0" * 5000 + SIMPLE_PNG[33:]
+    headers.check(frames, "a.png")
+    with pytest.raises(ImageError, match=r"a\.png is refused: it has more than 4\d\d\d chunks"):
+        headers.check(frames.replace(b"fdAT", b"fcTL"), "a.png")
+
+
 PILLOWS = TiffImagePlugin.ImageFileDirectory_v2._load_dispatch  # bytes of a value, by its type
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tritonclient.grpc import model_config_pb2 as pb
@@ -231,6 +232,7 @@ def test_a_number_may_be_as_large_as_tritons_config_can_hold(name, field):
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if is_refused(middle) else (middle, high)
-    assert getattr(Serving(**{name: low}), name) == low
+    fits: dict[str, Any] = {name: low}
+    assert getattr(Serving(**fits), name) == low
     with pytest.raises(OptionError, match=f"`{name}` must be at most {low}, not {high}"):
-        Serving(**{name: high})
+        Serving(**{name: high})  # type: ignore[arg-type]
