@@ -76,7 +76,7 @@ def test_every_alert_has_a_test_in_which_it_fires():
         ("for: 2m", "for: 2"),
         ("ratio_rate1m > 2", "ratio_rate1m > 20"),
         ("nv_inference_queue_duration_us", "nv_inference_queue_duration_ms"),
-        ('{reason!="CANCELED"}', ""),
+        (',reason!="CANCELED"', ""),
         ("by (namespace, model, version)", "by (namespace, model)"),
         ("[30m]", "[30s]"),
     ],
