@@ -35,6 +35,9 @@ WEB := $(VENV)/web
 MOTO := moto==5.2.5 boto3==1.44.8 botocore==1.44.8 s3transfer==0.19.3 jmespath==1.1.0 responses==0.26.3 xmltodict==1.0.4 \
   py-partiql-parser==0.6.3 werkzeug==3.1.9 flask==3.1.3 flask-cors==6.0.5 blinker==1.9.0 itsdangerous==2.2.0
 
+# Ray for the tests, beside the environment too: 100 MB that nothing else needs. pandas 3 needs numpy 2.
+RAY := ray==2.60.0 msgpack==1.2.4 pandas==2.3.3 pytz==2026.6 tzdata==2026.6
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo export export-gpu tensorrt-ngc serve serve-ngc classify web screenshots kserve perf-analyzer bench bench-cpu test test-elsewhere test-gpu fuzz mutants lint docs format lock clean
 
@@ -150,7 +153,7 @@ bench-cpu: perf-analyzer ## measure all that serves on a CPU, INT8 included, by 
 	  --calibration $(or $(CALIBRATION),perf/results/calibration) --min-agreement $(if $(WEIGHTS),0.95,0)
 	@$(BIN)/python -m perf cpu --repository $(BENCH)
 
-test: $(INSTALLED) $(WEB)/.installed $(VENV)/perf_analyzer/perf_analyzer $(VENV)/$(MUTMUT) $(VENV)/moto ## prove it: the tests, with the real tritonserver; COVERAGE=1 says which lines they ran
+test: $(INSTALLED) $(WEB)/.installed $(VENV)/perf_analyzer/perf_analyzer $(VENV)/$(MUTMUT) $(VENV)/moto $(VENV)/ray ## prove it: the tests, with the real tritonserver; COVERAGE=1 says which lines they ran
 	$(BIN)/python -m $(if $(COVERAGE),coverage run -m) pytest $(SHARED_OUT)
 	$(if $(COVERAGE),@$(BIN)/coverage combine --quiet && $(BIN)/coverage report)
 
@@ -176,6 +179,9 @@ $(VENV)/$(MUTMUT): $(INSTALLED)
 
 $(VENV)/moto: $(INSTALLED)
 	@$(PIP) --no-deps --no-compile --upgrade --target $@ $(MOTO)
+
+$(VENV)/ray: $(INSTALLED)
+	@$(PIP) --no-deps --upgrade --target $@ $(RAY)
 
 lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check .

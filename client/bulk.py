@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
-from seresnext101_triton.client.classifier import Classifier
 from seresnext101_triton.client.errors import (
     ClientError,
     ImageError,
@@ -16,6 +16,7 @@ from seresnext101_triton.client.errors import (
 )
 from seresnext101_triton.client.pipeline import Answer
 from seresnext101_triton.client.records import Record, Records, records_at
+from seresnext101_triton.client.served import ServedModel
 
 _PAUSE_S = 0.5  # before a server that is back is asked again
 
@@ -78,10 +79,77 @@ class BulkEvents:
     failed: Callable[[ClientError], None] = _ignore
 
 
+class Engine(Protocol):
+    """What answers the images of a bulk run, for example a `Classifier`.
+
+    Attributes:
+        model: What the server says about the model.
+    """
+
+    model: ServedModel
+
+    @property
+    def inexact(self) -> list[str]:
+        """The options because of which the inputs are not exact."""
+
+    def stream(
+        self,
+        images: Iterable[str],
+        *,
+        top: int,
+        batch: int | None,
+        in_flight: int | None,
+        ordered: bool,
+    ) -> Iterator[Answer]:
+        """See `Classifier.stream`."""
+
+    def wait_until_ready(self, timeout_s: float) -> None:
+        """See `Classifier.wait_until_ready`."""
+
+
+class Patience:
+    """How long to wait for a server that is away.
+
+    Args:
+        seconds: The longest time without an answer.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._answered = 0
+        self._silent_since: float | None = None
+
+    def is_over(self, answered: int) -> bool:
+        """Whether there was no answer for longer than the patience, however often it waited.
+
+        A server whose model has lost its process says that it is ready, and does not answer.
+
+        Args:
+            answered: How many answers there are so far.
+        """
+        now = time.monotonic()
+        if answered != self._answered or self._silent_since is None:
+            self._answered, self._silent_since = answered, now
+        return not self.seconds or now - self._silent_since > self.seconds
+
+    def wait(self, engine: Engine | None) -> None:
+        """Wait until the model is served again.
+
+        Args:
+            engine: What knows the model. None, if no server has answered yet, only makes a pause.
+
+        Raises:
+            ClientError: It was not within the time.
+        """
+        if engine is not None:
+            engine.wait_until_ready(self.seconds)
+        time.sleep(_PAUSE_S)
+
+
 def classify_into(
     output: Path,
     images: Callable[[], Iterable[str]],
-    classifier: Classifier,
+    classifier: Engine,
     options: BulkOptions,
     events: BulkEvents = BulkEvents(),
 ) -> Tally:
@@ -95,7 +163,7 @@ def classify_into(
         images: A function that returns the images, as `seresnext101_triton.client.sources.expand`
             does. It is called again each time that the server was away. An image that is named
             twice is classified once.
-        classifier: The classifier.
+        classifier: A `Classifier`, or what answers in its place.
         options: The options of the run.
         events: The functions to call.
 
@@ -106,24 +174,24 @@ def classify_into(
     """
     with records_at(output) as records:
         run = _Run(records, classifier, events)
+        patience = Patience(options.patience_s)
         events.progress(run.tally)
         while True:
             try:
                 run.classify(images(), options)
                 return run.tally
             except (ServerUnreachable, ModelUnavailable) as error:
-                if run.waits_in_vain(options.patience_s):
+                if patience.is_over(run.tally.answered):
                     raise
                 events.note(f"{error}. Waiting {options.patience_s:.0f} s for it.")
-                classifier.wait_until_ready(options.patience_s)
+                patience.wait(classifier)
                 events.note("It is back.")
-                time.sleep(_PAUSE_S)
 
 
 class _Run:
     """One run: it knows which images have an answer, were sent, or were refused."""
 
-    def __init__(self, records: Records, classifier: Classifier, events: BulkEvents) -> None:
+    def __init__(self, records: Records, classifier: Engine, events: BulkEvents) -> None:
         self._records, self._classifier, self._events = records, classifier, events
         model = classifier.model
         self._model_facts: Record = {"model": model.name, "version": model.version}
@@ -132,18 +200,6 @@ class _Run:
         self._done = records.images(model.name)
         self._refused: set[str] = set()
         self.tally = Tally(before=len(self._done))
-        self._answered_before = 0
-        self._silent_since: float | None = None
-
-    def waits_in_vain(self, patience_s: float) -> bool:
-        """Whether there was no answer for longer than the patience, however often it waited.
-
-        A server whose model has lost its process says that it is ready, and does not answer.
-        """
-        now = time.monotonic()
-        if self.tally.answered != self._answered_before or self._silent_since is None:
-            self._answered_before, self._silent_since = self.tally.answered, now
-        return not patience_s or now - self._silent_since > patience_s
 
     def classify(self, images: Iterable[str], options: BulkOptions) -> None:
         """Classify the images that have neither a record nor a refusal."""

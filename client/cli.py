@@ -194,6 +194,25 @@ def _add_bulk(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="how long to wait for a server that has ended, in seconds (default: 60)",
     )
+    parser.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="who opens and sends the images: this process, or actors of Ray on all nodes of a "
+        "cluster (default: local)",
+    )
+    parser.add_argument(
+        "--ray-address",
+        metavar="HOST:PORT",
+        help="the Ray cluster, or auto for the one that runs on this machine (default: "
+        "$RAY_ADDRESS, or a cluster that begins and ends with this command)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=positive,
+        metavar="N",
+        help="how many actors of Ray, each with one CPU (default: one for each CPU of the cluster)",
+    )
     parser.set_defaults(run=commands.bulk)
 
 

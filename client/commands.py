@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from seresnext101_triton.client.errors import AccessDenied, ClientError, UsageError
 from seresnext101_triton.client.options import (
@@ -20,7 +20,7 @@ from seresnext101_triton.client.process import INTERRUPTED
 from seresnext101_triton.client.progress import progress
 
 if TYPE_CHECKING:
-    from seresnext101_triton.client.bulk import Tally
+    from seresnext101_triton.client.bulk import Engine, Tally
     from seresnext101_triton.client.classifier import Classifier
     from seresnext101_triton.client.images import ImageOptions
     from seresnext101_triton.client.pipeline import Answer
@@ -65,15 +65,19 @@ def _classifier(options: argparse.Namespace, model: str | None) -> Classifier:
     from seresnext101_triton.client.memory import keep_freed_memory
 
     keep_freed_memory()
-    return Classifier(
-        options.url,
-        model,
-        version=options.version,
-        transport_options=transport_options_of(options),
-        image_options=image_options_of(options),
-        server_side=options.server_side,
-        follow=False,  # all answers of a command are of one version
-    )
+    return Classifier(model=model, **_arguments(options))
+
+
+def _arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `Classifier`, but for the model."""
+    return {
+        "url": options.url,
+        "version": options.version,
+        "transport_options": transport_options_of(options),
+        "image_options": image_options_of(options),
+        "server_side": options.server_side,
+        "follow": False,  # all answers of a command are of one version
+    }
 
 
 def _classify_all(
@@ -129,7 +133,7 @@ def bulk(options: argparse.Namespace) -> int:
         return expand(options.images, left_out)
 
     with (
-        _classifier(options, options.model) as classifier,
+        _engine(options) as (engine, patience),
         progress(lambda: sum(1 for _ in expand(options.images))) as advance,
     ):
 
@@ -140,16 +144,36 @@ def bulk(options: argparse.Namespace) -> int:
             advance(done - shown)
             shown = done
 
-        run = BulkOptions(options.patience, options.top, options.batch, options.in_flight)
+        run = BulkOptions(patience, options.top, options.batch, options.in_flight)
         events = BulkEvents(show, say, _on_error(options))
         try:
-            classify_into(options.output, images, classifier, run, events)
+            classify_into(options.output, images, engine, run, events)
         except KeyboardInterrupt:
             answered = tally.before + tally.answered
             say(f"interrupted: {options.output} has {answered} answers; run again to go on")
             return INTERRUPTED
     say(_summary(tally, left_out, options.output))
     return 1 if tally.unreadable or tally.refused else 0
+
+
+@contextmanager
+def _engine(options: argparse.Namespace) -> Iterator[tuple[Engine, float]]:
+    """What answers the images of a bulk run, and how long the run waits for a server, in seconds.
+
+    The actors of Ray wait themselves.
+    """
+    if options.engine == "local" and (options.ray_address or options.workers):
+        raise UsageError("`ray_address` and `workers` are of Ray: ask for it with `engine=ray`")
+    with _classifier(options, options.model) as classifier:
+        if options.engine == "local":
+            yield classifier, options.patience
+            return
+        from seresnext101_triton.client.classifier import default_url
+        from seresnext101_triton.client.ray_engine import RayEngine, cluster
+
+        arguments = _arguments(options) | {"url": options.url or default_url(options.protocol)}
+        with cluster(options.ray_address):
+            yield RayEngine(classifier, options.patience, options.workers, **arguments), 0.0
 
 
 def _summary(tally: Tally, left_out: LeftOut, output: Path) -> str:

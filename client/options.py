@@ -23,6 +23,7 @@ FLAGS = {
     "batch": "--batch",
     "headers": "--header",
     "draft": "--draft",
+    "engine": "--engine",
     "fast": "--fast",
     "metrics_port": "--metrics-port",
     "in_flight": "--in-flight",
@@ -30,12 +31,14 @@ FLAGS = {
     "model": "--model",
     "port": "--port",
     "orient": "--no-orientation",
+    "ray_address": "--ray-address",
     "server_side": "--server-side",
     "tls.ca": "--tls-ca",
     "tls.certificate": "--tls-cert",
     "tls.key": "--tls-key",
     "top": "--top",
     "url": "--url",
+    "workers": "--workers",
     "worst": "--worst",
 }
 # The limit of transport.py, which is not imported here, so that `--help` is fast.

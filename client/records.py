@@ -83,6 +83,18 @@ def records_at(path: Path) -> Records:
     return _Parquet(path) if path.suffix == PARQUET else _JsonLines(path)
 
 
+def predictions_type(probability: Any) -> Any:
+    """The Arrow type of the predictions for one image: a list of index, label and probability.
+
+    Args:
+        probability: The Arrow type of a probability.
+    """
+    import pyarrow
+
+    fields = ("index", pyarrow.int32()), ("label", pyarrow.string()), ("probability", probability)
+    return pyarrow.list_(pyarrow.struct(fields))
+
+
 class _JsonLines:
     r"""One line for each answer.
 
@@ -179,21 +191,10 @@ class _Parquet:
         self._arrow = pyarrow
         self._folder = folder
         self._rows: list[Record] = []
-        prediction = pyarrow.struct(
-            [
-                ("index", pyarrow.int32()),
-                ("label", pyarrow.string()),
-                ("probability", pyarrow.float32()),
-            ]
-        )
         texts = [(name, pyarrow.string()) for name in ("image", "model", "version", "error")]
-        self._schema = pyarrow.schema(
-            [
-                *texts,
-                ("predictions", pyarrow.list_(prediction)),
-                ("inexact", pyarrow.list_(pyarrow.string())),
-            ]
-        )
+        predictions = predictions_type(pyarrow.float32())
+        inexact = pyarrow.list_(pyarrow.string())
+        self._schema = pyarrow.schema([*texts, ("predictions", predictions), ("inexact", inexact)])
 
     def __enter__(self) -> _Parquet:
         if self._folder.exists() and not self._folder.is_dir():
