@@ -287,7 +287,7 @@ def _add_top_command(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--metrics-port",
-        type=positive,
+        type=port,
         metavar="PORT",
         help="the server's port for metrics (default: what its launcher says on this machine, or "
         "8002)",

@@ -163,7 +163,7 @@ def _engine(options: argparse.Namespace) -> Iterator[tuple[Engine, float]]:
     The actors of Ray wait themselves.
     """
     if options.engine == "local" and (options.ray_address or options.workers):
-        raise UsageError("`ray_address` and `workers` are of Ray: ask for it with `engine=ray`")
+        raise UsageError("`ray_address` and `workers` are of Ray: ask for it with `engine` ray")
     with _classifier(options, options.model) as classifier:
         if options.engine == "local":
             yield classifier, options.patience

@@ -65,7 +65,7 @@ def cluster(address: str | None) -> Iterator[None]:
     except ImportError as error:
         raise ClientError(
             as_typed(
-                f"`engine=ray` needs Ray, which cannot be used here ({error}): pip install '.[ray]'"
+                f"`engine` ray needs Ray, which cannot be used here ({error}): pip install '.[ray]'"
             )
         ) from None
     for name in ("ray", "ray.data"):

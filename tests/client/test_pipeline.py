@@ -77,7 +77,7 @@ def roots_server(tmp_path_factory) -> Iterator[Server]:
 
 @pytest.fixture
 def classifier(roots_server) -> Iterator[Classifier]:
-    with Classifier(roots_server.url, "logits") as classifier:
+    with Classifier(roots_server.url, "logits", follow=False) as classifier:
         yield classifier
 
 
@@ -131,14 +131,14 @@ def test_no_command_prints_nan_or_a_traceback(roots_server, tmp_path):
     "fault", [RuntimeError("a bug"), MemoryError(), RecursionError("deep"), KeyError("x")]
 )
 def test_any_exception_while_one_image_is_prepared_is_its_own(classifier, monkeypatch, fault):
-    real = Preprocessing.__call__
+    real = Preprocessing.prepared
 
-    def sometimes(self, image, *rest):
+    def sometimes(self, image, **options):
         if image.getpixel((0, 0)) == (1, 2, 3):
             raise fault
-        return real(self, image, *rest)
+        return real(self, image, **options)
 
-    monkeypatch.setattr(Preprocessing, "__call__", sometimes)
+    monkeypatch.setattr(Preprocessing, "prepared", sometimes)
     answers = list(classifier.stream([BRIGHT, DARK, b"nothing", BRIGHT], batch=4))
     assert [answer.error is None for answer in answers] == [True, False, False, True]
     assert isinstance(answers[1].error, ImageError)

@@ -325,12 +325,20 @@ def test_a_config_is_read_back_as_clients_read_it():
     assert contract(to_text(build(preprocessing=prepared))) == prepared
 
 
+def bounds(table: str) -> dict[str, float]:
+    """The first number in the row of each precision."""
+    rows = re.findall(r"^\| (FP32|FP16|bfloat16|INT8) \| (\S+) \|", table, flags=re.MULTILINE)
+    names = {"bfloat16": "bf16"}
+    return {names.get(name, name.lower()): float(bound) for name, bound in rows}
+
+
 def test_the_bounds_of_the_gate_are_those_of_the_page():
     page = (PROJECT / "docs/formats.md").read_text()
-    rows = re.findall(r"^\| (FP32|FP16|bfloat16|INT8) \| (\S+) \|", page, flags=re.MULTILINE)
-    names = {"bfloat16": "bf16"}
-    found = {names.get(name, name.lower()): float(bound) for name, bound in rows}
-    assert found == {name: precision.bound for name, precision in PRECISIONS.items()}
+    gate, reference = page.split("### The reference answer")
+    assert bounds(gate) == {name: precision.bound for name, precision in PRECISIONS.items()}
+    assert bounds(reference) == {
+        name: precision.repeats_within for name, precision in PRECISIONS.items()
+    }
     suffixes = {name: precision.suffix for name, precision in PRECISIONS.items()}
     assert suffixes == {name: "" if name == "fp32" else f"_{name}" for name in PRECISIONS}
     assert {each.name for each in PRECISIONS.values() if each.is_cast} == {"fp16"}
