@@ -52,9 +52,13 @@ def check_options(model: ServedModel, options: ImageOptions) -> None:
         UsageError: An option of decoding is not the server's, or `fast` has not the model's filter.
     """
     usual = ImageOptions()
-    names = ("`orient`", "`draft`", "`fast`", "`max_pixels`")
-    for shown in names:
-        name = shown.strip("`")
+    parameters = {
+        "orient": "`orient`",
+        "draft": "`draft`",
+        "fast": "`fast`",
+        "max_pixels": "`max_pixels`",
+    }
+    for name, shown in parameters.items():
         if model.image_input and getattr(options, name) != getattr(usual, name):
             raise UsageError(
                 f"{shown} cannot be chosen for {model.name}, whose server decodes the images: "

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,10 +124,7 @@ def _mean_ms(run: Any, seconds: float) -> float:
 
 def _macs(graph: Any) -> dict[str, tuple[str, int]]:
     """The kind and the multiply-adds of each layer that has any, by its name."""
-    return {name: (kind, macs) for name, kind, macs in _counted(graph)}
-
-
-def _counted(graph: Any) -> Iterator[tuple[str, str, int]]:
+    found = {}
     for layer in graph.get_ops():
         kind = layer.get_type_name()
         if kind not in ("Convolution", "GroupConvolution", "MatMul"):
@@ -138,7 +134,7 @@ def _counted(graph: Any) -> Iterator[tuple[str, str, int]]:
         name = _base(layer.get_friendly_name())
         elements = int(np.prod(output))
         if kind == "MatMul":
-            yield name, "classifier", elements * list(layer.input_value(0).shape)[-1]
+            found[name] = "classifier", elements * list(layer.input_value(0).shape)[-1]
             continue
         *_, inputs, height, width = weights
         if kind == "GroupConvolution":
@@ -147,7 +143,8 @@ def _counted(graph: Any) -> Iterator[tuple[str, str, int]]:
             what = "squeeze and excitation"
         else:
             what = f"convolutions {height}x{width}"
-        yield name, what, elements * inputs * height * width
+        found[name] = what, elements * inputs * height * width
+    return found
 
 
 def _base(name: str) -> str:

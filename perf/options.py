@@ -48,13 +48,15 @@ def add_name(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_p99(parser: argparse.ArgumentParser) -> None:
+def add_p99(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
     """Add `--p99-ms MS`: the bound on the latency."""
     parser.add_argument(
         "--p99-ms",
         type=above_zero,
+        required=required,
         metavar="MS",
-        help="the bound on the 99th percentile of the latency (default: none)",
+        help="the bound on the 99th percentile of the latency"
+        + ("" if required else " (default: none)"),
     )
 
 

@@ -34,16 +34,16 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, and print both values and their ratio."""
     from dataclasses import asdict
 
-    from seresnext101_triton.perf.many import PARTS, STREAM, ManyOptions, measure_many
+    from seresnext101_triton.perf.bulk import PARTS, STREAM, BulkOptions, measure_bulk
     from seresnext101_triton.perf.raw import use_server_allocator
     from seresnext101_triton.perf.tables import SPREAD, Table, interval, spread
 
     use_server_allocator()
     with console.progress(2 * arguments.rounds) as progress:
-        found = measure_many(
+        found = measure_bulk(
             arguments.repository,
             arguments.model,
-            options.values(ManyOptions, arguments),
+            options.values(BulkOptions, arguments),
             progress,
         )
     ratio = found.ratio(STREAM)

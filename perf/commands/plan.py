@@ -35,13 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="requests per second, each with one image",
     )
-    parser.add_argument(
-        "--p99-ms",
-        type=options.above_zero,
-        required=True,
-        metavar="MS",
-        help="the bound on the 99th percentile of the latency",
-    )
+    options.add_p99(parser, required=True)
     parser.add_argument(
         "--check",
         type=Path,

@@ -64,10 +64,14 @@ def argument_of(repository: Path, model: str, architecture: str) -> str:
 
 def preprocessing_of(argument: str) -> Preprocessing:
     """How the images are prepared for what `argument_of` names."""
+    model = _model_of(argument)
+    return model.preprocessing if model else Preprocessing()
+
+
+def _model_of(argument: str) -> PublishedModel | None:
+    """The published model that an argument names; None for the eager network."""
     repository, is_model, model = argument.rpartition(_OF_A_MODEL)
-    if not is_model:
-        return Preprocessing()
-    return PublishedModel.find(Path(repository), model).preprocessing
+    return PublishedModel.find(Path(repository), model) if is_model else None
 
 
 def network(argument: str, *, concurrent: bool) -> Network:
@@ -78,11 +82,9 @@ def network(argument: str, *, concurrent: bool) -> Network:
         concurrent: Whether several threads call the network at the same time. Each call may then
             use a part of the cores only.
     """
-    contract = preprocessing_of(argument)
-    repository, is_model, model = argument.rpartition(_OF_A_MODEL)
-    if is_model:
-        artifact = PublishedModel.find(Path(repository), model).artifact
-        run = _ARTIFACTS[artifact.suffix](str(artifact), concurrent)
+    contract, model = preprocessing_of(argument), _model_of(argument)
+    if model:
+        run = _ARTIFACTS[model.artifact.suffix](str(model.artifact), concurrent)
     else:
         run = EagerNetwork(argument)
     return Network(lambda file: contract(load_image(file)), run)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +86,13 @@ class OpenVino(Runtime):
             name of its kernel, and its mean time in ms, which is 0 without clocks.
         """
         found = []
-        for operation in self._compiled.get_runtime_model().get_ops():
-            info = {key: value.astype(str) for key, value in operation.rt_info.items()}
-            clock = info["execTimeMcs"]
+        for layer, info in _layers(self._compiled):
+            clock = info["execTimeMcs"].astype(str)
             ms = int(clock) / 1000 if clock.isdigit() else 0.0
-            found.append(
-                (info["layerType"], info["originalLayersNames"], info["primitiveType"], ms)
+            names, kernel = (
+                info[key].astype(str) for key in ("originalLayersNames", "primitiveType")
             )
+            found.append((layer, names, kernel, ms))
         return found
 
     def run(self, batch: np.ndarray) -> np.ndarray:
@@ -101,12 +101,17 @@ class OpenVino(Runtime):
         return self._request.infer([images], share_inputs=True)[0].copy()
 
 
+def _layers(compiled: Any) -> Iterator[tuple[str, Any]]:
+    """The type of each layer that OpenVINO runs, and all that it tells of it."""
+    for operation in compiled.get_runtime_model().get_ops():
+        yield operation.rt_info["layerType"].astype(str), operation.rt_info
+
+
 def _kernels(compiled: Any, layer: str = "Convolution") -> dict[str, int]:
-    operations = [operation.rt_info for operation in compiled.get_runtime_model().get_ops()]
     names = [
         str(info["primitiveType"].astype(str)).lower()
-        for info in operations
-        if info["layerType"].astype(str) == layer
+        for kind, info in _layers(compiled)
+        if kind == layer
     ]
     return dict(
         Counter("int8" if name.endswith("i8") else name.rsplit("_", 1)[-1] for name in names)

@@ -30,7 +30,7 @@ _BATCH = 8  # of the network alone
 
 
 @dataclass(frozen=True)
-class ManyOptions:
+class BulkOptions:
     """What is measured, and for how long.
 
     Attributes:
@@ -44,8 +44,8 @@ class ManyOptions:
     seconds: float = 4.0
 
 
-def measure_many(
-    repository: Path, model: str, options: ManyOptions, progress: Progress = SILENT
+def measure_bulk(
+    repository: Path, model: str, options: BulkOptions, progress: Progress = SILENT
 ) -> Comparison:
     """Classify JPEG files with `Classifier.stream`, in turns with its parts.
 

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from seresnext101_triton.client import Answer, ImageError
+from seresnext101_triton.perf.bulk import _rate
 from seresnext101_triton.perf.cli import main
 from seresnext101_triton.perf.errors import PerfError
-from seresnext101_triton.perf.many import _rate
 
 
 def test_the_command(repository, capsys):
