@@ -17,8 +17,8 @@ from seresnext101_triton.export.precision import FP32, Precision
 if TYPE_CHECKING:
     from tritonclient.grpc import model_config_pb2 as pb
 
+    from seresnext101_triton.export.gate import Gate
     from seresnext101_triton.export.material import Material
-    from seresnext101_triton.export.parity import Gate
     from seresnext101_triton.export.reporting import Reporter
     from seresnext101_triton.export.serving import Serving
 

@@ -25,13 +25,13 @@ from seresnext101_triton.export import config, image_input, manifest, promotion,
 from seresnext101_triton.export.errors import ManifestError, MissingHardware, ParityError
 from seresnext101_triton.export.fingerprint import source_digest
 from seresnext101_triton.export.format import INPUT, OUTPUT, Format, Proof
+from seresnext101_triton.export.gate import Gate
 from seresnext101_triton.export.labels import labels_for
 from seresnext101_triton.export.manifest import Manifest
 from seresnext101_triton.export.material import Material
 from seresnext101_triton.export.network import Architecture
 from seresnext101_triton.export.onnx import gate as onnx_gate
 from seresnext101_triton.export.onnx import pixels, writer
-from seresnext101_triton.export.parity import Gate
 from seresnext101_triton.export.precision import Precision
 from seresnext101_triton.export.publication import Publication
 from seresnext101_triton.export.quantization import recipe

@@ -37,7 +37,7 @@ def candidates(options: Namespace) -> Iterator[Request]:
     they name images to calibrate with. A precision that they name is the only one.
 
     Args:
-        options: The options of an export, from `seresnext101_triton.export.cli.parse`.
+        options: The options of an export, from `seresnext101_triton.export.options.parse`.
 
     Raises:
         OptionError: Two options do not go together, or a format is unknown.

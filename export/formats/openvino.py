@@ -12,8 +12,8 @@ from seresnext101_triton.export.precision import BF16, FP32, INT8, Precision
 if TYPE_CHECKING:
     import numpy as np
 
+    from seresnext101_triton.export.gate import Gate
     from seresnext101_triton.export.material import Material
-    from seresnext101_triton.export.parity import Gate
     from seresnext101_triton.export.reporting import Reporter
     from seresnext101_triton.export.serving import Serving
     from seresnext101_triton.export.speed import Speed

@@ -18,8 +18,8 @@ from seresnext101_triton.server import gpu as gpus
 from seresnext101_triton.server.digest import sha256
 
 if TYPE_CHECKING:
+    from seresnext101_triton.export.gate import Gate
     from seresnext101_triton.export.material import Material
-    from seresnext101_triton.export.parity import Gate
     from seresnext101_triton.export.reporting import Reporter
     from seresnext101_triton.export.serving import Serving
 

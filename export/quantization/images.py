@@ -19,8 +19,8 @@ from seresnext101_triton.client.images import load_image
 from seresnext101_triton.client.sources import expand, readable
 from seresnext101_triton.client.truth import read_truth
 from seresnext101_triton.export.errors import CalibrationError
-from seresnext101_triton.export.parity import Samples
 from seresnext101_triton.export.quantization import Quantization
+from seresnext101_triton.export.samples import Samples
 from seresnext101_triton.server.digest import sha256
 
 ADVISED = 100

@@ -16,7 +16,7 @@ import onnx
 from seresnext101_triton.export.errors import CalibrationError
 from seresnext101_triton.export.fingerprint import source_digest
 from seresnext101_triton.export.formats.openvino import OpenVino
-from seresnext101_triton.export.parity import Gate
+from seresnext101_triton.export.gate import Gate
 from seresnext101_triton.export.precision import INT8
 from seresnext101_triton.export.quantization import AUTO, METHODS, Quantization, qdq, sensitivity
 from seresnext101_triton.export.quantization.images import ADVISED, MOST, Images

@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _export_and_advise(arguments: argparse.Namespace, settings: AdviceOptions) -> int:
     from dataclasses import replace
 
-    from seresnext101_triton.export.cli import parse
+    from seresnext101_triton.export.options import parse
     from seresnext101_triton.export.reporting import Reporter
     from seresnext101_triton.perf.candidates import export_best, export_candidates
 

@@ -36,9 +36,11 @@ HARMLESS = {
     "seresnext101_triton.export.formats.openvino",  # runs quantised graphs for the quantiser
     "seresnext101_triton.export.material",
     "seresnext101_triton.export.onnx.gate",
+    "seresnext101_triton.export.gate",
     "seresnext101_triton.export.parity",
     "seresnext101_triton.export.precision",
     "seresnext101_triton.export.reporting",
+    "seresnext101_triton.export.samples",
     "seresnext101_triton.export.serving",
     "seresnext101_triton.export.speed",
     "seresnext101_triton.export.weights.download",  # says where the cache is

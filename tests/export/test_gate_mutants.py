@@ -14,15 +14,15 @@ import torch
 from torch import nn
 
 from seresnext101_triton.client.contract import OutputKind, Preprocessing
-from seresnext101_triton.export import parity as parity_module
 from seresnext101_triton.export.cli import main
 from seresnext101_triton.export.errors import OptionError, ParityError
 from seresnext101_triton.export.formats import FORMATS
 from seresnext101_triton.export.formats.onnx import Onnx
+from seresnext101_triton.export.gate import Gate
 from seresnext101_triton.export.material import Material
 from seresnext101_triton.export.network import Bottleneck, SEResNeXt, SqueezeAndExcitation
 from seresnext101_triton.export.onnx import writer
-from seresnext101_triton.export.parity import Gate
+from seresnext101_triton.export.parity import ILL_CONDITIONED
 from seresnext101_triton.export.pipeline import export
 from seresnext101_triton.export.precision import FP32
 from seresnext101_triton.export.served import ServedNetwork
@@ -262,9 +262,7 @@ def test_a_right_artifact_is_accepted_however_hard_the_network_is(name, kind, tm
             )
 
 
-@pytest.mark.parametrize(
-    ("make", "least"), [(_ill, 2 * FP32.bound), (_very_ill, parity_module.ILL_CONDITIONED)]
-)
+@pytest.mark.parametrize(("make", "least"), [(_ill, 2 * FP32.bound), (_very_ill, ILL_CONDITIONED)])
 def test_networks_whose_own_fp32_breaks_the_bound_are_among_them(make, least):
     """The eager FP32 network is over the bound against itself in float64.
 
@@ -386,7 +384,7 @@ def test_a_network_that_answers_no_numbers_is_named_as_the_cause():
 def test_the_way_out_is_recorded(tmp_path, monkeypatch, capsys):
     """A user overrules a gate that refuses everything; manifest and config.pbtxt record it."""
     monkeypatch.setattr(Onnx, "default_precision", replace(FP32, bound=1e-12))
-    monkeypatch.setattr("seresnext101_triton.export.parity.MULTIPLE", 0.0)
+    monkeypatch.setattr("seresnext101_triton.export.gate.MULTIPLE", 0.0)
     arguments = [
         "--weights",
         "seeded",

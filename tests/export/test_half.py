@@ -8,7 +8,7 @@ import torch
 
 from seresnext101_triton.client.contract import OutputKind
 from seresnext101_triton.export.errors import RangeError
-from seresnext101_triton.export.parity import Gate
+from seresnext101_triton.export.gate import Gate
 from seresnext101_triton.export.pipeline import export
 from seresnext101_triton.export.precision import FP16
 from seresnext101_triton.export.ranges import FP16_MAX, measure

@@ -10,8 +10,9 @@ import torch
 
 from seresnext101_triton.client.contract import OutputKind
 from seresnext101_triton.export.errors import ParityError
-from seresnext101_triton.export.parity import Gate, Samples, _same_top
+from seresnext101_triton.export.gate import Gate, _same_top
 from seresnext101_triton.export.precision import FP32
+from seresnext101_triton.export.samples import Samples
 from seresnext101_triton.export.served import ServedNetwork
 from seresnext101_triton.export.weights.seeded import seeded_network
 from seresnext101_triton.server.runtimes import Runtime, TensorSpec

@@ -14,10 +14,10 @@ from seresnext101_triton.client.images import load_image, sample_photographs
 from seresnext101_triton.client.served import read_served_model
 from seresnext101_triton.export.config import from_text
 from seresnext101_triton.export.errors import BuildError, ParityError
+from seresnext101_triton.export.gate import Gate
 from seresnext101_triton.export.material import Material
 from seresnext101_triton.export.onnx import gate as onnx_gate
 from seresnext101_triton.export.onnx import pixels, writer
-from seresnext101_triton.export.parity import Gate
 from seresnext101_triton.export.pipeline import export
 from seresnext101_triton.export.precision import FP16, FP32, INT8
 from seresnext101_triton.export.served import PixelNetwork, ServedNetwork

@@ -17,13 +17,14 @@ from seresnext101_triton.client.contract import OutputKind
 from seresnext101_triton.client.images import load_image
 from seresnext101_triton.export.cli import main
 from seresnext101_triton.export.errors import BuildError, CalibrationError, OptionError, ParityError
+from seresnext101_triton.export.gate import Gate
 from seresnext101_triton.export.onnx.gate import check_onnx
-from seresnext101_triton.export.parity import Gate, Samples
 from seresnext101_triton.export.pipeline import export
 from seresnext101_triton.export.precision import INT8
 from seresnext101_triton.export.quantization import METHODS, Quantization, qdq, sensitivity
 from seresnext101_triton.export.quantization.statistics import Histogram, Statistics
 from seresnext101_triton.export.quantization.thresholds import threshold
+from seresnext101_triton.export.samples import Samples
 from seresnext101_triton.export.served import ServedNetwork
 from seresnext101_triton.export.weights.checkpoint import FileSource
 from seresnext101_triton.server import runtimes

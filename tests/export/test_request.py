@@ -11,9 +11,10 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from seresnext101_triton.client.contract import NORMALISED, PIXELS, OutputKind, Preprocessing
 from seresnext101_triton.export import pipeline
-from seresnext101_triton.export.cli import _possible, main, parse, request_of
+from seresnext101_triton.export.cli import _possible, main, request_of
 from seresnext101_triton.export.errors import MissingHardware, OptionError
 from seresnext101_triton.export.network import ARCHITECTURES
+from seresnext101_triton.export.options import parse
 from seresnext101_triton.export.quantization import Quantization
 from seresnext101_triton.export.request import Request
 from seresnext101_triton.export.serving import ImageInput, Serving

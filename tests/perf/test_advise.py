@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from seresnext101_triton.export import manifest
-from seresnext101_triton.export.cli import parse
 from seresnext101_triton.export.config import from_text
 from seresnext101_triton.export.errors import OptionError, ParityError
+from seresnext101_triton.export.options import parse
 from seresnext101_triton.export.promotion import BACKUP_FILENAME
 from seresnext101_triton.export.reporting import Reporter
 from seresnext101_triton.perf import advise, candidates, results, tune
