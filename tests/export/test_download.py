@@ -509,6 +509,12 @@ def test_a_server_that_drips(tmp_path, monkeypatch):
                 thread.join()
 
 
+def test_a_length_beyond_all_checkpoints(files, tmp_path):
+    files.with_length, files.headers = False, {"Content-Length": str(9 << 30)}
+    with pytest.raises(SourceUnavailable, match=rf"{files.url} gives more than 8 GB: that is no"):
+        fetch(files.url, tmp_path, QUIET)
+
+
 def test_a_body_without_an_end(files, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "_MAX_BYTES", 500_000)
     with pytest.raises(SourceUnavailable, match="that is no checkpoint of this network"):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from seresnext101_triton.client.contract import Preprocessing
 from seresnext101_triton.client.images import load_image, sample_photographs
 from seresnext101_triton.export.network import SqueezeAndExcitation
 from seresnext101_triton.export.weights import resolve
@@ -60,6 +64,39 @@ def test_every_gate_has_a_say(network, photographs):
             broken = deepcopy(network)
             broken.get_submodule(name).expand.bias.fill_(100)  # always open
             assert (broken(photographs) - expected).abs().max() / expected.abs().max() > 1e-3, name
+
+
+def test_no_layer_has_the_weights_of_a_plain_initialisation(network):
+    """A converter that forgets a layer's scale, shift or bias changes the answers."""
+    for name, module in deepcopy(network).requires_grad_(False).named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            scale = 0.2 if name.endswith("bn3") else 1.0
+            assert float(module.weight.mean()) == pytest.approx(scale, abs=0.2 * scale), name
+            assert float(module.weight.std()) == pytest.approx(0.2 * scale, rel=0.5), name
+            assert float(module.bias.std()) == pytest.approx(0.2, rel=0.5), name
+            assert module.momentum == 0.1
+        if isinstance(module, nn.Conv2d) and module.bias is not None:
+            assert 0.05 < float(module.bias.std()) < 0.5, name
+        if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
+            inputs = module.weight[0].numel()
+            assert float(module.weight.std()) == pytest.approx(math.sqrt(2 / inputs), rel=0.2), name
+
+
+def test_statistics_are_those_of_the_photographs_and_their_mirror_images(network):
+    contract = Preprocessing(resize=256, crop=224)
+    images = np.stack([contract(load_image(path)) for path in sample_photographs()])
+    both = torch.from_numpy(np.concatenate([images, images[..., ::-1]]))
+    with torch.no_grad():
+        first = network.conv1(both)
+        logits = network(both)
+    torch.testing.assert_close(
+        network.bn1.running_mean, first.mean(dim=(0, 2, 3)), rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(
+        network.bn1.running_var, first.var(dim=(0, 2, 3)), rtol=1e-4, atol=1e-5
+    )
+    assert float(logits.std(dim=0).mean()) == pytest.approx(2, rel=1e-4)
+    assert float(logits.mean(dim=0).abs().max()) < 1e-4
 
 
 def test_they_say_that_they_are_untrained():

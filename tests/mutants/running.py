@@ -113,7 +113,7 @@ class Copy:
 
         Args:
             files: What is mutated.
-            tests: Files and folders, and `--ignore=PATH`.
+            tests: Files and folders.
 
         Raises:
             RuntimeError: They could not be run.
@@ -136,14 +136,12 @@ class Copy:
         return Reach([json.loads(record.read_text()) for record in records.values()])
 
     def _files(self, tests: Sequence[str]) -> list[str]:
-        """The files of tests in folders, without those that are ignored."""
-        ignored = [test.removeprefix("--ignore=") for test in tests if test.startswith("-")]
+        """The files of tests in folders."""
         return sorted(
             name
             for name in self._contents
             if _TEST.search(name)
             and any(name == test or name.startswith(f"{test}/") for test in tests)
-            and not any(name.startswith(f"{test}/") for test in ignored)
         )
 
     def record(self, files: Sequence[str], test: str) -> Path:

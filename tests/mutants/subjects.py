@@ -14,7 +14,7 @@ class Subject:
     Attributes:
         package: The name of its row in the table of scores.
         sources: Files and folders, as glob patterns from the top of the project.
-        tests: Files and folders, and `--ignore=FOLDER`.
+        tests: Files and folders.
     """
 
     package: str
@@ -36,14 +36,21 @@ SUBJECTS = (
         ("client/**/*.py",),
         ("tests/client", "tests/server/test_image_input.py", _OPTIONS),
     ),
-    Subject("server", ("server/**/*.py",), ("tests/server", _OPTIONS)),
+    Subject(
+        "server",
+        ("server/**/*.py",),
+        (
+            *("tests/server", "tests/export/tensorrt", "tests/export/test_live_versions.py"),
+            *("tests/export/test_object_store.py", _OPTIONS),
+        ),
+    ),
     Subject(
         "export",
         (
             *("export/*.py", "export/commands/*.py", "export/formats/*.py", "export/labels/*.py"),
             *("export/onnx/*.py", "export/quantization/*.py", "export/weights/*.py"),
         ),
-        ("tests/export", "--ignore=tests/export/tensorrt", _OPTIONS),
+        ("tests/export", _OPTIONS),
     ),
     Subject(
         "perf",

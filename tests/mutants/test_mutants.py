@@ -168,7 +168,7 @@ def test_every_subject_has_its_modules_and_its_tests():
 
     for subject in SUBJECTS:
         assert all(list(ROOT.glob(pattern)) for pattern in subject.sources), subject
-        assert all((ROOT / test.removeprefix("--ignore=")).exists() for test in subject.tests)
+        assert all((ROOT / test).exists() for test in subject.tests)
     (only,) = chosen(ROOT, ["perf/tune.py"])
     assert only[1] == ["perf/tune.py"]
     assert {subject.package for subject, _ in chosen(ROOT, ["server/", "client"])} == {

@@ -128,6 +128,14 @@ def test_a_version_that_is_ready_and_answers_nan_is_not_kept(root):
         running.server.control.reload(MODEL)
         assert running.ready() == ["2"]
 
+        # A model that is new has no version to stay with, and is unloaded.
+        shutil.copytree(root / MODEL, root.parent / "other")
+        config = root.parent / "other" / "config.pbtxt"
+        config.write_text(config.read_text().replace(MODEL, "other"))
+        (root.parent / "other").rename(root / "other")
+        running.wait_for(lambda: "model other: not served, because version 3" in running.notes[-1])
+        assert running.ready("other") == [] and running.ready() == ["2"]
+
 
 def test_a_new_model_is_served_and_a_damaged_one_is_not(root):
     with followed(root) as running:

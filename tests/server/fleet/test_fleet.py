@@ -298,6 +298,17 @@ def test_a_server_that_cannot_be_kept_running_is_given_up(tmp_path, monkeypatch)
         fleet.look()
 
 
+def test_the_gateway_takes_no_more_requests_before_its_servers_end(tmp_path, monkeypatch):
+    done: list[object] = []
+    fleet = Fleet(tmp_path, 2)
+    monkeypatch.setattr(fleet, "_publish", lambda **facts: done.append(facts))
+    monkeypatch.setattr(fleet, "_envoy", Mock(drain=done.append))
+    for each in fleet._replicas:
+        monkeypatch.setattr(each.server, "drain", lambda: done.append("a server"))
+    fleet.drain()
+    assert done == [{"state": "stopping"}, 10.0, "a server", "a server"]
+
+
 def test_a_missing_envoy_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
