@@ -14,16 +14,10 @@ from torch import nn
 from seresnext101_triton.client.contract import PIXELS, OutputKind, Preprocessing
 from seresnext101_triton.client.images import load_image, sample_photographs
 from seresnext101_triton.export.errors import ParityError
-from seresnext101_triton.export.parity import (
-    Distances,
-    Gate,
-    Parity,
-    Samples,
-    _among_first,
-    _inputs,
-    _same_top,
-)
+from seresnext101_triton.export.gate import Gate, _among_first, _same_top
+from seresnext101_triton.export.parity import Distances, Parity
 from seresnext101_triton.export.precision import BF16, FP32, INT8
+from seresnext101_triton.export.samples import Samples, default_samples
 from seresnext101_triton.export.yardstick import batches_of
 from seresnext101_triton.server.reference import PHOTOGRAPH
 from seresnext101_triton.server.runtimes import Runtime, TensorSpec
@@ -328,7 +322,7 @@ def test_classes_count_as_equal_within_twice_the_allowed_error():
 
 
 def test_the_inputs_by_name():
-    found = _inputs(CONTRACT)
+    found = default_samples(CONTRACT)
     photographs = [path.name for path in sample_photographs()]
     noise = [f"noise {number}" for number in range(4)]
     assert found.names == [*photographs, *noise, "zeros", "black", "white", "checkerboard"]
@@ -342,7 +336,7 @@ def test_the_inputs_by_name():
 
 def test_the_inputs_as_pixels():
     contract = replace(CONTRACT, layout=PIXELS)
-    found = _inputs(contract)
+    found = default_samples(contract)
     photographs = [path.name for path in sample_photographs()]
     noise = [f"noise {number}" for number in range(4)]
     assert found.names == [*photographs, *noise, "mean", "black", "white", "checkerboard"]
@@ -357,7 +351,7 @@ def test_the_inputs_as_pixels():
     assert found.pixels[4:8].min() == 0 and found.pixels[4:8].max() == 255
 
 
-def test_batches_are_filled_up_with_the_first_inputs():
+def test_batches_are_filled_up_with_the_firstdefault_samples():
     found = [(rows.tolist(), count) for rows, count in batches_of(5, 2)]
     assert found == [([0, 1], 2), ([2, 3], 2), ([4, 0], 1)]
     assert [(rows.tolist(), count) for rows, count in batches_of(2, 4)] == [([0, 1, 0, 1], 2)]
