@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import platform
+import re
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +20,24 @@ import torch
 
 from seresnext101_triton.client.contract import OutputKind
 from seresnext101_triton.client.images import load_image, sample_photographs
+from seresnext101_triton.export import pipeline
 from seresnext101_triton.export.config import from_text
 from seresnext101_triton.export.errors import (
     CheckpointError,
+    MissingHardware,
     OptionError,
     ParityError,
     RepositoryError,
 )
 from seresnext101_triton.export.formats import DEFAULT_FORMATS, FORMATS
 from seresnext101_triton.export.formats.torchscript import TorchScript
-from seresnext101_triton.export.pipeline import export
-from seresnext101_triton.export.serving import Serving
+from seresnext101_triton.export.pipeline import Weights, export
+from seresnext101_triton.export.precision import FP16, FP32, INT8
+from seresnext101_triton.export.reporting import Reporter
+from seresnext101_triton.export.serving import ImageInput, Serving
+from seresnext101_triton.export.weights import resolve
 from seresnext101_triton.export.weights.seeded import seeded_network
-from seresnext101_triton.server import runtimes
+from seresnext101_triton.server import TRITON_RELEASE, runtimes
 from seresnext101_triton.server.digest import sha256
 from tests.conftest import PREPROCESSING, QUIET, TINY, tiny_request
 from tests.export.test_checkpoint import LAYOUTS
@@ -70,6 +79,95 @@ def test_what_is_published(exported, repository):
             facts["output"]
             == config_of(repository, outcome.model).parameters["output.kind"].string_value
         )
+
+
+def test_all_that_a_manifest_says(exported):
+    """What each tool is called, and nothing that was not measured."""
+    for outcome in exported:
+        facts = outcome.manifest
+        format = FORMATS[facts.format]
+        assert outcome.model.startswith(("tiny_", "logits_")) and outcome.served and outcome.made
+        assert facts.tools == {
+            "python": platform.python_version(),
+            **{
+                name: version(name) for name in ("numpy", "pillow", "onnxruntime", *format.packages)
+            },
+        }
+        assert facts.architecture == asdict(replace(TINY, classes=facts.classes))
+        assert (facts.preprocessing, facts.triton) == (PREPROCESSING, TRITON_RELEASE)
+        assert facts.precision == "fp32"
+        assert facts.tensors["output"] == {"name": "OUTPUT__0", "dims": [facts.classes]}
+        assert facts.ranges is facts.quantization is facts.speed is None
+        created = datetime.fromisoformat(facts.created)
+        assert created.utcoffset() == timedelta(0) and not created.microsecond
+        assert abs(datetime.now(UTC) - created) < timedelta(hours=6)
+        assert re.fullmatch("[0-9a-f]{64}", facts.key)
+        assert outcome.artifact == outcome.folder / format.filename
+        assert outcome.to_json() == {
+            "model": outcome.model,
+            "version": 1,
+            "folder": str(outcome.folder),
+            "made": True,
+            "served": True,
+            "manifest": asdict(facts),
+        }
+
+
+def test_what_decides_whether_an_artifact_is_made_again(root):
+    """Two exports have equal keys exactly if they make equal artifacts."""
+
+    def key(identity: str = "weights", **changes: object) -> str:
+        request = tiny_request(root, **{"formats": ("openvino",)} | changes)
+        (variant,) = request.variants
+        return pipeline._key(request, Weights(resolve("seeded"), identity, None), variant)
+
+    first = key()
+    for same in (
+        {"serving": Serving(max_batch=4, instances=3)},
+        {"name": "other", "labels": "none", "force": True, "image_input": ImageInput()},
+    ):
+        assert key(**same) == first
+    others = [
+        key("other weights"),
+        *(
+            key(**change)
+            for change in (
+                {"formats": ("onnx",)},
+                {"precision": "bf16"},
+                {"output": OutputKind.LOGITS},
+                {"architecture": replace(TINY, squeeze_width=8)},
+                {"preprocessing": replace(PREPROCESSING, resize=73)},
+                {"serving": Serving(max_batch=5)},
+                {"target": "26.06"},
+                {"allow_error": 1e-3},
+            )
+        ),
+    ]
+    assert len({first, *others}) == 1 + len(others)
+    assert all(re.fullmatch("[0-9a-f]{64}", each) for each in (first, *others))
+
+
+def test_the_code_that_decides_what_an_artifact_is():
+    base = "seresnext101_triton.export."
+    network = {f"{base}network", f"{base}served"}
+    onnx = {*network, f"{base}onnx"}
+    for name, precision, modules in (
+        ("torchscript", FP32, {*network, f"{base}formats.torchscript"}),
+        ("onnx", FP32, {*onnx, f"{base}formats.onnx"}),
+        ("onnx", INT8, {*onnx, f"{base}formats.onnx", f"{base}quantization"}),
+        ("onnx_trt", FP32, {*onnx, f"{base}formats.onnx", f"{base}formats.onnx_trt"}),
+        ("tensorrt_rtx", FP16, {*onnx, f"{base}formats.tensorrt_rtx", f"{base}tensorrt"}),
+    ):
+        assert pipeline._sources(FORMATS[name], precision) == modules, name
+
+
+def test_what_this_machine_lacks_is_told_before_anything_is_done(root, monkeypatch):
+    monkeypatch.setattr(TorchScript, "missing", lambda self: "a compiler")
+    request = tiny_request(root, weights="none", formats=("onnx", "torchscript"))
+    assert pipeline.lacking(request) == {"torchscript": "a compiler"}
+    message = "^torchscript is made and proven on .* serves it, and this one lacks a compiler$"
+    with pytest.raises(MissingHardware, match=message):
+        export(request, QUIET)
 
 
 def test_nothing_is_exported_twice(root):
@@ -117,11 +215,21 @@ def test_what_changes_only_the_config_makes_none(root, tmp_path):
     assert (root / "tiny_torchscript" / "labels.txt").read_text() == names.read_text()
 
 
-def test_a_damaged_artifact_is_made_again(root):
-    (first,) = export(tiny_request(root), QUIET)
+def test_a_damaged_artifact_is_made_again(root, capsys):
+    (first,) = export(tiny_request(root, image_input=ImageInput()), Reporter())
+    published = f"published: {root}/tiny_torchscript_image, which takes image files"
+    assert published in capsys.readouterr().err
     (first.folder / "model.pt").write_bytes(b"damaged")
-    (second,) = export(tiny_request(root), QUIET)
+    (second,) = export(tiny_request(root), Reporter())
     assert (second.made, second.version) == (True, 2)
+    said = capsys.readouterr().err
+    assert f"{first.folder}: the artifact is not the one that was published: it is exp" in said
+    (second.folder / "manifest.json").write_text("{")
+    (third,) = export(tiny_request(root), Reporter())
+    assert (third.made, third.version) == (True, 3)
+    said = capsys.readouterr().err
+    assert f"{second.folder}/manifest.json is damaged: " in said
+    assert "the model is exported anew" in said and "  exporting torchscript (" in said
 
 
 @pytest.mark.parametrize("layout", ["nvidia", "bare"])

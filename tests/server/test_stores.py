@@ -1,0 +1,119 @@
+"""The words of object stores, and the index of a repository in one. No store is needed for them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from seresnext101_triton.client.errors import UsageError
+from seresnext101_triton.server.errors import StoreError
+from seresnext101_triton.server.mirror import Index
+from seresnext101_triton.server.store import _meaning, checked, is_url
+
+URL = "s3://bucket/models"
+
+
+@pytest.mark.parametrize("url", ["s3://b", "gs://b/p", "az://b/p/q", "s3://b/p-1_x.y"])
+def test_urls_of_object_stores(url):
+    assert checked(url) == checked(f"{url}/") == url and is_url(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("ftp://b/p", "s3://", "s3:///p", "s3://b//p", "s3://k:s@b/p", "s3://b/p?x", "s3://b/p#x"),
+        *("s3://b/a b", "S3://b/p", "s3:/b/p"),
+    ],
+)
+def test_what_is_no_url_of_an_object_store(url):
+    with pytest.raises(UsageError, match=r"^`repository` '.*name s3://BUCKET/PATH, gs://BUCKET"):
+        checked(url)
+
+
+def test_a_folder_is_no_url():
+    assert not is_url("models") and not is_url("/s3:/models")
+
+
+@pytest.mark.parametrize(
+    ("text", "refused", "meaning"),
+    [
+        ("<Code>NoSuchBucket</Code>", True, "there is no such bucket: create it"),
+        ("ContainerNotFound", False, "there is no such bucket: create it"),
+        ("The specified bucket does not exist.", False, "there is no such bucket: create it"),
+        ("GET http://169.254.169.254/latest", False, "no credentials: set AWS_ACCESS_KEY_ID and"),
+        ("GET http://169.254.170.2/v2", False, "no credentials: set"),
+        ("metadata.google.internal", False, "no credentials: set"),
+        ("PUT http://x/latest/api/token", True, "no credentials: set"),
+        ("Account must be specified", False, "no credentials: set"),
+        ("anything", True, "access is denied: the credentials must be valid"),
+        ("status code: 401", False, "access is denied"),
+        ("status code: 403 Forbidden", False, "access is denied"),
+        ("HTTP error: connection refused", False, "the store does not answer: look at the network"),
+        ("status code: 404", False, "the store cannot be used: status code: 404"),
+        (
+            "Odd answer of https://b.s3/p?X-Signature=1 (why)\nand its stack",
+            False,
+            "the store cannot be used: Odd answer of the store (why)",
+        ),
+    ],
+)
+def test_what_an_error_of_a_store_means(text, refused, meaning):
+    found = _meaning(text, refused=refused)
+    assert found.startswith(meaning)
+    assert "\n" not in found and "Signature" not in found
+
+
+INDEX = Index(
+    7,
+    {"m/1/model.onnx": "ab", "m/1/folder/file": "cd", "mm/2/model.pt": "ef"},
+    {"m/config.pbtxt": "é", "m/configs/embedded.pbtxt": ""},
+)
+
+
+def test_an_index_comes_back_as_it_was_stored():
+    assert Index.of(INDEX.to_bytes(), URL) == INDEX
+    assert json.loads(INDEX.to_bytes()) == {
+        "schema": 1,
+        "generation": 7,
+        "files": INDEX.files,
+        "texts": INDEX.texts,
+    }
+    assert INDEX.models() == {"m", "mm"}
+    assert INDEX.of_model("m") == (
+        {"m/1/model.onnx": "ab", "m/1/folder/file": "cd"},
+        {"m/config.pbtxt": "é", "m/configs/embedded.pbtxt": ""},
+    )
+    assert INDEX.of_model("other") == ({}, {})
+
+
+def damaged(**facts: object) -> bytes:
+    return json.dumps({**json.loads(INDEX.to_bytes()), **facts}).encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        b"[" * 100_000,
+        damaged(schema=2),
+        damaged(generation="x"),
+        damaged(files=3),
+        damaged(texts=None),
+        damaged(files={"m/1/a": 1}),
+        damaged(texts={"m/a": None}),
+        *(
+            damaged(texts={path: ""})
+            for path in (
+                *("a", "m/1/a/b/c", ".m/a", "m//a", "m/./a", "../a", "m/../a", "/m/a", "m/"),
+                "",
+            )
+        ),
+    ],
+)
+def test_an_index_that_is_damaged_is_told(content):
+    with pytest.raises(StoreError, match=rf"^{URL}/\.repository\.json is damaged, or of another"):
+        Index.of(content, URL)
