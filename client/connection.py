@@ -20,26 +20,22 @@ from seresnext101_triton.client.errors import (
     UsageError,
 )
 from seresnext101_triton.client.failover import About, Servers
+from seresnext101_triton.client.inference import inference_of, results_of
 from seresnext101_triton.client.launches import Launch
-from seresnext101_triton.client.ranking import ranked_apart
 from seresnext101_triton.client.served import (
     ModelState,
     ServedModel,
     read_served_model,
     version_order,
 )
-from seresnext101_triton.client.transport import (
-    TRITON_TYPES,
-    Inference,
-    Transport,
-    TransportOptions,
-)
+from seresnext101_triton.client.transport import Transport, TransportOptions
 
 Result = TypeVar("Result")
 
 _POLL_S = 0.2
-_FOLLOWS = 25  # requests until a version of a model answers that is being replaced
-_SAME_VERSION = 2  # of them with the same version, which another server of a fleet may have
+# Requests until a version of a model answers that is being replaced, and those in a row for a
+# version that the described server has and another server of a fleet has not.
+_MOST_FOLLOWS, _MOST_IN_A_ROW = 25, 8
 # A server that is waited for has at least this time to answer, even if less time is left.
 _SHORTEST_QUESTION_S = 1.0
 
@@ -252,38 +248,7 @@ class AsyncConnection:
         Returns:
             Bytes [N, count], `value:index:label`, highest value first.
         """
-        fits = batch.dtype == model.dtype and batch.dtype in TRITON_TYPES
-        if not fits or batch.ndim != len(model.axes) + 1 or not len(batch):
-            raise UsageError(
-                f"model {model.name!r} takes {model.dtype} [N, {', '.join(model.axes)}] with N at "
-                f"least 1, not {batch.dtype} {list(batch.shape)}"
-            )
-        # Triton knows no batch axis of a model without a batcher, and ranks the scores of all
-        # images in one row.
-        in_one_row = count > 0 and len(batch) > 1 and not model.max_batch
-        classes = model.classes * len(batch) if in_one_row else count
-        inference = Inference(model.name, model.version, model.input, batch, model.output, classes)
-        answer = await self._servers.ask(
-            lambda transport: transport.infer(inference), About(model.name, model.version)
-        )
-        if answer is None:
-            raise ContractError(
-                f"model {model.name!r} answered without its output {model.output!r}"
-            )
-        if count and answer.dtype != np.object_:
-            raise ContractError(
-                f"model {model.name!r} answered a classification with {answer.dtype}: its server "
-                "lacks that extension"
-            )
-        if in_one_row:
-            return ranked_apart(answer.ravel(), len(batch), model.classes)[:, :count]
-        # The classes of a single image come without a batch axis too.
-        answer = answer[None] if answer.ndim == 1 else answer
-        if len(answer) != len(batch):
-            raise ContractError(
-                f"model {model.name!r} answered {len(batch)} images with {len(answer)} results"
-            )
-        return answer
+        return await self._infer(model, batch, count, About(model.name, model.version))
 
     async def infer_following(
         self, model: ServedModel, batch: np.ndarray, count: int
@@ -304,24 +269,32 @@ class AsyncConnection:
         Raises:
             ModelUnavailable: No version answers, or the new one is used in another way.
         """
-        for attempt in range(_FOLLOWS + 1):
+        in_a_row = 0  # refusals of the version that is described
+        for number in range(1, _MOST_FOLLOWS + 1):
+            about = About(model.name, model.version, is_awaited=False)
             try:
-                return model, await self.infer_top(model, batch, count)
+                return model, await self._infer(model, batch, count, about)
             except ModelUnavailable:
-                if attempt == _FOLLOWS:
+                now = await self.describe(model.name)  # waits for a model that is loaded again
+                in_a_row = in_a_row + 1 if now.version == model.version else 0
+                if number == _MOST_FOLLOWS or in_a_row == _MOST_IN_A_ROW:
                     raise
-                now = await self.describe(model.name)
-                if now.version == model.version and attempt >= _SAME_VERSION:
-                    raise
-                if not now.is_used_like(model):
-                    raise ModelUnavailable(
-                        f"version {model.version} of model {model.name!r} was replaced by version "
-                        f"{now.version}, which takes or answers otherwise: connect again"
-                    ) from None
-                model = now
-            if attempt:
+            if not now.is_used_like(model):
+                raise ModelUnavailable(
+                    f"version {model.version} of model {model.name!r} was replaced by version "
+                    f"{now.version}, which takes or answers otherwise: connect again"
+                )
+            model = now
+            if in_a_row:
                 await self._servers.sleep(_POLL_S)
         raise AssertionError
+
+    async def _infer(
+        self, model: ServedModel, batch: np.ndarray, count: int, about: About
+    ) -> np.ndarray:
+        inference = inference_of(model, batch, count)
+        answer = await self._servers.ask(lambda transport: transport.infer(inference), about)
+        return results_of(model, inference, answer, count)
 
 
 class Connection:

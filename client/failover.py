@@ -51,10 +51,13 @@ class About:
     Attributes:
         model: Its name; empty if the question is about the server.
         version: Its version; empty if the server may choose one.
+        is_awaited: Whether the question is asked again if the model has answered before and is not
+            served now.
     """
 
     model: str = ""
     version: str = ""
+    is_awaited: bool = True
 
 
 class Servers:
@@ -111,8 +114,8 @@ class Servers:
 
         A request that no server answered is sent again, to the next server and after a growing,
         random pause. So is one for a model that has answered before and is not served now, because
-        a server that loads a model again has it back soon. A request that a server refused for
-        another reason, or took and did not answer in time, is not.
+        a server that loads a model again has it back soon, unless `about` says otherwise. A request
+        that a server refused for another reason, or took and did not answer in time, is not.
 
         Raises:
             ClientError: A server refused the request, or none answered.
@@ -121,7 +124,9 @@ class Servers:
             try:
                 return await self.ask_once(question, about)
             except (ServerUnreachable, ModelUnavailable) as error:
-                if attempt == self.options.retries or not self._may_come_back(error, about):
+                is_awaited = about.is_awaited or isinstance(error, ServerUnreachable)
+                may_come_back = is_awaited and self._may_come_back(error, about)
+                if attempt == self.options.retries or not may_come_back:
                     if isinstance(error, ServerUnreachable):
                         raise await self.with_hint(error) from None
                     raise
