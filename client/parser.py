@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -10,6 +11,19 @@ from typing import Any, NoReturn
 from seresnext101_triton.client.output import say
 
 _WRONG_USAGE = 2  # argparse's own exit code
+
+
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """Fills paragraphs to the width of the terminal, and keeps lists and examples as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = text.strip("\n").split("\n\n")
+        return "\n\n".join(self._filled(each, width, indent) for each in paragraphs)
+
+    def _filled(self, paragraph: str, width: int, indent: str) -> str:
+        if re.search("^ ", paragraph, re.MULTILINE):  # a line with an indent is of a list
+            return super()._fill_text(paragraph, width, indent)
+        return argparse.HelpFormatter._fill_text(self, paragraph, width, indent)
 
 
 class Parser(argparse.ArgumentParser):
@@ -20,7 +34,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        options.setdefault("formatter_class", Formatter)
         super().__init__(*arguments, **options)
 
     def error(self, message: str) -> NoReturn:

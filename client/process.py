@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import select
@@ -19,6 +20,8 @@ INTERRUPTED = 130  # as a shell reports a program that Ctrl-C has ended
 _GRACE_S = 1.0
 # For a command after the first signal; it must write what it has in memory within this time.
 _GRACE_TO_WRITE_S = 5.0
+_IN_ASCII = "seresnext101-ascii"  # the name of `_in_ascii` for codecs
+_ASCII = str.maketrans({"–": "-", "·": "-", "…": "...", "█": "#"})
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -29,7 +32,7 @@ def run(main: Callable[[], int]) -> NoReturn:
     the process at once. After the command, threads that hang in a file, a download or a request
     have one second to end.
     """
-    _open_standard_streams()
+    open_standard_streams()
     _handle_signals()
     try:
         code = main()
@@ -51,8 +54,12 @@ def end_at_once(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _open_standard_streams() -> None:
-    """Open /dev/null for a closed stream. Otherwise the next file would take its place."""
+def open_standard_streams() -> None:
+    """Make the standard streams of a command take any text, whatever they are.
+
+    A closed stream becomes /dev/null: otherwise the next file would take its place. What a terminal
+    without UTF-8 does not have is written in ASCII.
+    """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
@@ -60,9 +67,18 @@ def _open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    codecs.register_error(_IN_ASCII, _in_ascii)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # for terminals without UTF-8
+            stream.reconfigure(errors=_IN_ASCII)
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str | bytes, int]:
+    """The handler of encoding errors: signs in ASCII, and other characters as escapes."""
+    if isinstance(error, UnicodeEncodeError):
+        text = error.object[error.start : error.end].translate(_ASCII)
+        return text.encode("ascii", "backslashreplace").decode(), error.end
+    raise error
 
 
 def _handle_signals() -> None:

@@ -19,6 +19,7 @@ from seresnext101_triton.client.output import encodes, standard_output
 from seresnext101_triton.client.text import escaped, json_text, printable
 
 UNTRAINED = " UNTRAINED WEIGHTS  made from a seed, for trying things out: the labels mean nothing. "
+_WIDTH_WITH_BARS = 60  # columns; in a narrower terminal, the names need the place
 
 
 @dataclass
@@ -94,21 +95,17 @@ def print_csv(answers: Iterable[Answers]) -> None:
 def print_answers(answers: Sequence[Answers]) -> None:
     """A table for each model."""
     with _console() as console:
-        block = "█" if encodes("█") else "#"
         for answer in answers:
-            title = _title(
-                answer.model,
-                f"version {answer.version}",
-                *["untrained weights"] * answer.untrained,
-                *_inexact(answer.inexact),
-            )
-            table = Table(title=_text(title, style="bold"), title_justify="left", box=None)
+            facts = [answer.model, f"version {answer.version}"]
+            facts += ["untrained weights"] * answer.untrained + _inexact(answer.inexact)
+            table = Table(box=None)
             table.add_column("image", overflow="fold")
-            table.add_column("", justify="right", style="dim")
+            table.add_column("", justify="right", style="dim", no_wrap=True)
             table.add_column("label", overflow="fold")
-            table.add_column("class", justify="right", style="dim")
-            table.add_column("probability", justify="right")
-            table.add_column("", no_wrap=True)
+            table.add_column("class", justify="right", style="dim", no_wrap=True)
+            table.add_column("probability", justify="right", no_wrap=True)
+            if has_bars := console.width >= _WIDTH_WITH_BARS:
+                table.add_column("", no_wrap=True)
             for image, predictions in answer.predictions.items():
                 for rank, prediction in enumerate(predictions, start=1):
                     table.add_row(
@@ -117,10 +114,11 @@ def print_answers(answers: Sequence[Answers]) -> None:
                         _text(prediction.label, style="bold" if rank == 1 else ""),
                         str(prediction.index),
                         f"{prediction.probability:.2%}",
-                        Text(block * round(20 * prediction.probability), style="cyan"),
+                        *[Text("█" * round(20 * prediction.probability), style="cyan")][:has_bars],
                         end_section=rank == len(predictions),
                     )
             if answer.predictions:
+                console.print(_text(" · ".join(facts), style="bold"), soft_wrap=True)
                 console.print(table)
                 console.print()
         if any(answer.untrained and answer.predictions for answer in answers):
@@ -132,30 +130,17 @@ def print_evaluations(
 ) -> None:
     """Accuracy of each model, of how many images, and where two of them differ."""
     with _console() as console:
-        title = Text("accuracy (95 % interval)")
-        table = Table(
-            "model",
-            "images",
-            "top-1",
-            "top-5",
-            box=None,
-            pad_edge=False,
-            title=title,
-            title_justify="left",
-        )
+        console.print("accuracy (95 % interval)")
+        table = Table("model", "images", "top-1", "top-5", box=None, pad_edge=False)
         for evaluation in evaluations:
             count = str(len(evaluation.predictions))
             if evaluation.failed:
                 count += f" of {len(evaluation.truth)}"
+            facts = [evaluation.model, f"version {evaluation.version}"]
+            facts += _inexact(evaluation.inexact)
             shares = (_share(evaluation.accuracy(top)) for top in (1, 5))
             table.add_row(
-                _text(
-                    _title(
-                        evaluation.model,
-                        f"version {evaluation.version}",
-                        *_inexact(evaluation.inexact),
-                    )
-                ),
+                _text(" · ".join(facts)),
                 count,
                 *shares,
             )
@@ -242,10 +227,6 @@ def _inexact(options: list[str]) -> list[str]:
     return [f"inexact: {' and '.join(options)}"] if options else []
 
 
-def _title(*parts: str) -> str:
-    return (" · " if encodes("·") else " - ").join(parts)
-
-
 def _text(text: str, style: str = "") -> Text:
     """Text without markup.
 
@@ -262,4 +243,4 @@ def _share(share: Share) -> str:
     if not share.count:
         return "no image"
     low, high = share.interval
-    return f"{share.value:.1%} ({low:.1%} {'–' if encodes('–') else '-'} {high:.1%})"
+    return f"{share.value:.1%} ({low:.1%} – {high:.1%})"

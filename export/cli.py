@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from seresnext101_triton import as_typed
 from seresnext101_triton.client.errors import ToolkitError
-from seresnext101_triton.client.output import report, with_flags
+from seresnext101_triton.client.output import report, standard_output, with_flags
 from seresnext101_triton.export import commands, interruption
 from seresnext101_triton.export.formats import FORMATS
 from seresnext101_triton.export.options import parse
@@ -72,7 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     conclude(outcomes, reporter, time.monotonic() - started)
     if options.json:
-        print(place.shown(json.dumps([outcome.to_json() for outcome in outcomes], indent=2)))
+        with standard_output() as file:
+            document = json.dumps([outcome.to_json() for outcome in outcomes], indent=2)
+            file.write(f"{place.shown(document)}\n")
     if left_out:
         print(left_out, file=sys.stderr)
         return 3

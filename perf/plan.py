@@ -167,7 +167,7 @@ def plan(replica: Replica, rate: float, p99_ms: float) -> Plan:
     if least > p99_ms:
         raise PerfError(
             f"no number of replicas keeps a p99 of {p99_ms:g} ms: a request that is alone needs "
-            f"{least:.0f} ms on this machine. Allow more with `p99_ms`, or choose a faster model "
+            f"{least:.3g} ms on this machine. Allow more with `p99_ms`, or choose a faster model "
             "with `python -m perf advise`"
         )
     fewest = max(1, math.ceil(rate / (_FULLEST * replica.capacity)))

@@ -86,14 +86,21 @@ def run_with_extra(module: str, extra: str) -> int:
         extra: The extra of this project that installs the packages.
 
     Returns:
-        The exit code of `main`; EX_UNAVAILABLE of sysexits.h if a package or the version is
-        missing, after one line on standard error that says so.
+        The exit code of `main`; 1 if the reader of standard output has ended; EX_UNAVAILABLE of
+        sysexits.h if a package or the version is missing, after one line on standard error that
+        says so.
     """
+    from seresnext101_triton.client.output import ReaderGone
+    from seresnext101_triton.client.process import open_standard_streams
+
+    open_standard_streams()
     if sys.version_info < (3, 11):  # noqa: UP036  (the client and the server run on 3.10)
         print("error: this command needs Python 3.11 or later", file=sys.stderr)
         return _UNAVAILABLE
     try:
         return int(import_module(module).main())
+    except ReaderGone:
+        return 1
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in ("", __package__, *_CONSOLE):

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from seresnext101_triton.client.parser import Parser
+
 HEAVY = {
     *("numpy", "PIL", "torch", "onnx", "onnxruntime", "tritonclient", "grpc", "rich"),
     *("openvino", "platformdirs", "requests", "safetensors", "urllib3", "scipy", "psutil"),
@@ -26,3 +28,12 @@ def test_help_is_complete_and_light(package):
     assert result.stderr == "[]\n"
     for words in (f"usage: python -m {package}", "examples:", "exit codes:"):
         assert words in result.stdout
+
+
+def test_paragraphs_are_as_wide_as_the_terminal_and_lists_stay(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    lists = "exit codes:\n  0   everything was done, in more words than a line has\n  1   not"
+    parser = Parser(prog="p", description=f"{'word ' * 20}\n\nA short\nparagraph.", epilog=lists)
+    _, *paragraphs = parser.format_help().split("\n\n")
+    assert paragraphs[0].split("\n") == ["word " * 6 + "word"] * 2 + ["word " * 5 + "word"]
+    assert (paragraphs[1], paragraphs[-1]) == ("A short paragraph.", f"{lists}\n")

@@ -125,7 +125,7 @@ def _show(record: AdviceRecord, arguments: argparse.Namespace) -> None:
         return
     console.print_table(advice_table(record))
     for line in advice_verdict(record):
-        print(line)
+        console.show(line)
 
 
 def _write(record: AdviceRecord, repository: Path) -> None:

@@ -56,6 +56,6 @@ def run(arguments: argparse.Namespace) -> int:
     for section in sections:
         if section.table:
             console.print_table(section.table)
-            print()
-    print(f"written to {', '.join(map(str, paths))}")
+            console.show("")
+    console.show(f"written to {', '.join(map(str, paths))}")
     return 0

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(_arguments: argparse.Namespace) -> int:
     """Fetch it."""
-    from seresnext101_triton.perf import analyzer
+    from seresnext101_triton.perf import analyzer, console
 
-    print(f"{analyzer.install()} runs here")
+    console.show(f"{analyzer.install()} runs here")
     return 0

@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     header = ["layers", "type", "count", "multiply-adds", "ms", "of the time", "10^9 a second"]
     threads = f"{found.threads} threads, batch {found.batch}"
     console.print_table(Table(header, rows), f"{found.model}, for one image, {threads}")
-    print(
+    console.show(
         f"\nOne image has {total_macs / 1e9:.2f} * 10^9 multiply-adds and takes {found.run_ms:.1f} "
         f"ms. If all of them ran like the fastest kind of layer, it would take "
         f"{found.limit_ms:.1f} ms."

@@ -85,23 +85,28 @@ def _print(
         [
             f"{each.replicas}{' *' if each == found else ''}",
             f"{each.utilisation:.0%}",
-            *(f"{each.latency_ms[name]:.0f}" for name in ("p50", "p99")),
+            *(_ms(each.latency_ms[name]) for name in ("p50", "p99")),
         ]
         for each in others
     ]
     console.print_table(Table(["replicas", "used", "p50 ms", "p99 ms"], rows))
     machine = replica.machine
     size = f"{machine.cores} cores ({machine.cpu})" + (f", {machine.gpu}" if machine.gpu else "")
-    print(
-        f"\n{found.replicas} replicas answer {arguments.rate:g} requests/s with a p99 of "
-        f"{found.latency_ms['p99']:.0f} ms; {found.replicas + 1} do so if one may be away.\n"
+    answer = "replica answers" if found.replicas == 1 else "replicas answer"
+    console.show(
+        f"\n{found.replicas} {answer} {arguments.rate:g} requests/s with a p99 of "
+        f"{_ms(found.latency_ms['p99'])} ms; {found.replicas + 1} do so if one may be away.\n"
         f"A replica is a server with {size}: at most {replica.capacity:.1f} images/s, "
-        f"{replica.servers} at the same time; alone, p50 {replica.alone_ms['p50']:.0f} ms and p99 "
-        f"{replica.alone_ms['p99']:.0f} ms.\n"
+        f"{replica.servers} at the same time; alone, p50 {_ms(replica.alone_ms['p50'])} ms and p99 "
+        f"{_ms(replica.alone_ms['p99'])} ms.\n"
         f"All replicas: {found.replicas * machine.cores} cores"
         + (f" and {found.replicas} GPUs" if machine.gpu else "")
         + "."
     )
+
+
+def _ms(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
 
 
 def _print_checks(arguments: argparse.Namespace, checked: list[Check]) -> None:

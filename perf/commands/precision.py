@@ -55,5 +55,5 @@ def run(arguments: argparse.Namespace) -> int:
         console.print_json(record.document())
         return 0
     console.print_table(precision_table(measured), "images per second, median")
-    print(f"written to {arguments.results}")
+    console.show(f"written to {arguments.results}")
     return 0

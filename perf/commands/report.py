@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from seresnext101_triton.perf import options
+from seresnext101_triton.perf import console, options
 
 HELP = "write results as one HTML page, Markdown tables and plots"
 
@@ -37,5 +37,5 @@ def run(arguments: argparse.Namespace) -> int:
     paths = arguments.files or [arguments.results]
     records = [record for path in paths for record in results.read(path)]
     for path in report(records, arguments.output):
-        print(path)
+        console.show(str(path))
     return 0

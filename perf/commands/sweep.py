@@ -92,5 +92,5 @@ def run(arguments: argparse.Namespace) -> int:
         console.print_json([point.document() for point in points])
         return 0
     console.print_table(point_table(points))
-    print(f"written to {path} and {table}")
+    console.show(f"written to {path} and {table}")
     return 0

@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.undo:
         undo(arguments.repository, arguments.model)
-        print(f"{_config_path(arguments)} is as it was before tuning")
+        console.show(f"{_config_path(arguments)} is as it was before tuning")
         return 0
     return _tune(arguments)
 
@@ -77,9 +77,9 @@ def _tune(arguments: argparse.Namespace) -> int:
         console.print_json(record.document())
         return 0
     console.print_table(tuning_table(record))
-    print(tuning_verdict(record))
+    console.show(tuning_verdict(record))
     if written:
-        print(f"written: {_config_path(arguments)}; `--undo` restores the old one")
+        console.show(f"written: {_config_path(arguments)}; `--undo` restores the old one")
     return 0
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from seresnext101_triton import add_version, as_typed
 from seresnext101_triton.client.errors import ToolkitError
 from seresnext101_triton.client.output import flags_of, report
+from seresnext101_triton.client.parser import Parser
 
 _DESCRIPTION = """\
 Print the configuration of an Envoy (https://www.envoyproxy.io) that shares out requests to several
@@ -86,11 +87,10 @@ def _port(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=as_typed("python -m server.fleet"),
         description=_DESCRIPTION,
         epilog=as_typed(_EPILOG),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_version(parser)
     parser.add_argument(

@@ -172,6 +172,20 @@ def test_closed_streams_are_not_taken_by_the_next_file():
     assert result.returncode == 0  # so many of the three are something else
 
 
+def test_a_terminal_without_utf_8_gets_ascii():
+    code = (
+        "from seresnext101_triton.client import process; "
+        "process.run(lambda: print('a · 1 – 2 … █ é \\udce9') or 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        timeout=PATIENCE_S,
+    )
+    assert (done.stdout, done.stderr) == (b"a - 1 - 2 ... # \\xe9 \\udce9\n", b"")
+
+
 def test_python_m_client_heeds_signals_before_it_imports_anything_large():
     assert "process.run(_main)" in Path("client/__main__.py").read_text()
     code = (

@@ -51,6 +51,14 @@ def test_the_table(answers, capsys, monkeypatch):
         assert part in out
 
 
+def test_the_title_is_one_line_however_narrow_the_terminal_is(answers, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "30")
+    answers.inexact = ["fast", "draft"]
+    print_answers([answers])
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert first == "m · version 1 · inexact: fast and draft"
+
+
 def test_json(answers, capsys):
     print_json([answers.to_json()])
     out = capsys.readouterr().out

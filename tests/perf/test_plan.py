@@ -5,6 +5,9 @@ from __future__ import annotations
 import heapq
 import json
 import math
+import shlex
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -145,6 +148,13 @@ def test_the_command(tmp_path, capsys):
     text = capsys.readouterr().out
     assert f"{replicas} *" in text and f"All replicas: {2 * replicas} cores." in text
     assert "2 replicas" in text and "120.0" in text
+
+    assert main(["plan", "m", "--rate", "1", "--p99-ms", "150", "--results", str(path)]) == 0
+    assert "\n1 replica answers 1 requests/s" in capsys.readouterr().out
+    shell = f"{sys.executable} -m seresnext101_triton perf {shlex.join(command)}"
+    for sink, expected in ((">/dev/full", 73), ("| head -c 0", 0)):
+        full = subprocess.run(f"{shell} {sink}", shell=True, capture_output=True, text=True)
+        assert (full.returncode, full.stderr.count("\n")) == (expected, expected != 0)
 
     assert main(["plan", "m", "--rate", "200", "--p99-ms", "9", "--results", str(path)]) == 1
     assert "no number of replicas keeps a p99 of 9 ms" in capsys.readouterr().err

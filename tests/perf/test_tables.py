@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from seresnext101_triton.perf import console
 from seresnext101_triton.perf.console import print_table
 from seresnext101_triton.perf.records import PrecisionThroughput
 from seresnext101_triton.perf.settings import Confirmation, Setting, Trial, TuningOutcome
@@ -52,4 +53,17 @@ def test_a_printed_table_is_not_folded_where_nobody_looks(capsys):
         " " * 63 + "n",
         "a" * 60 + "   1",
         "b" * 60 + "  23",
+    ]
+
+
+def test_no_figure_is_cut_where_a_terminal_is_narrow(capsys, monkeypatch):
+    monkeypatch.setattr(console, "_WIDTH", 20)
+    header = ["model", "images/s", "ratio to the best, 99 % interval"]
+    print_table(Table(header, [["a" * 12, "1234.5", "1.0 (0.9 – 1.1)"]]), "a title of many words")
+    assert capsys.readouterr().out.splitlines() == [
+        "a title of many words",
+        " " * 12 + "            " + "   ratio to the",
+        " " * 12 + "            " + "     best, 99 %",
+        "model       " + "  images/s  " + "       interval",
+        "a" * 12 + "    1234.5  " + "1.0 (0.9 – 1.1)",
     ]
