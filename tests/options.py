@@ -17,7 +17,8 @@ _NO_DEFAULT: tuple[object, ...] = (None, False, "", [], argparse.SUPPRESS)
 def of_all_commands() -> Iterator[tuple[str, argparse.Action]]:
     """Every option and argument, with the name of its command."""
     for package in ("client", "server", "server.fleet", "export", "perf"):
-        module = importlib.import_module(f"seresnext101_triton.{package}.cli")
+        name = "options" if package == "export" else "cli"
+        module = importlib.import_module(f"seresnext101_triton.{package}.{name}")
         yield from _of(module._parser(), package)
     for name in versions.COMMANDS:
         yield from _of(versions.parser(name), f"export {name}")
