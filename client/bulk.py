@@ -197,7 +197,7 @@ class _Run:
         self._model_facts: Record = {"model": model.name, "version": model.version}
         if classifier.inexact:
             self._model_facts["inexact"] = classifier.inexact
-        self._done = records.images(model.name)
+        self._done = records.images(model.name, classifier.inexact)
         self._refused: set[str] = set()
         self.tally = Tally(before=len(self._done))
 

@@ -177,7 +177,8 @@ def _engine(options: argparse.Namespace) -> Iterator[tuple[Engine, float]]:
 
 
 def _summary(tally: Tally, left_out: LeftOut, output: Path) -> str:
-    parts = [f"{output}: {tally.before + tally.answered} images"]
+    count = tally.before + tally.answered
+    parts = [f"{output}: {count} image{'s' * (count != 1)}"]
     if tally.before:
         parts.append(f"{tally.before} of them from earlier runs")
     if tally.unreadable:

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -51,14 +51,17 @@ class Records(Protocol):
             OutputError: It cannot be written, or was removed.
         """
 
-    def images(self, model: str) -> set[str]:
+    def images(self, model: str, inexact: Sequence[str]) -> set[str]:
         """The images that have a record.
 
         Args:
             model: The model whose answers they must be.
+            inexact: The options with which the images must have been opened, of those that make
+                inputs inexact.
 
         Raises:
-            OutputError: It holds other data or answers of another model, or cannot be read.
+            OutputError: It holds other data, answers of another model or of images that were opened
+                otherwise, or cannot be read.
         """
 
     def append(self, record: Record) -> None:
@@ -130,7 +133,7 @@ class _JsonLines:
             raise
         return self
 
-    def images(self, model: str) -> set[str]:
+    def images(self, model: str, inexact: Sequence[str]) -> set[str]:
         found = set()
         whole = 0
         with _reading(self._path), self._path.open("rb") as file:
@@ -140,7 +143,8 @@ class _JsonLines:
                     os.ftruncate(self._file, whole)
                     break
                 if text := line.removeprefix(b"" if whole else _BOM).strip():
-                    found.add(_image_of(json.loads(text.decode()), self._path, model))
+                    record = json.loads(text.decode())
+                    found.add(_image_of(record, self._path, model, inexact))
                 whole += len(line)
         return found
 
@@ -214,18 +218,17 @@ class _Parquet:
             raise
         return self
 
-    def images(self, model: str) -> set[str]:
+    def images(self, model: str, inexact: Sequence[str]) -> set[str]:
         found: set[str] = set()
         with _reading(self._folder):
             for path in sorted(self._folder.iterdir()):
                 if path.suffix != PARQUET:
                     continue  # an unfinished file of a killed process
                 with path.open("rb") as file:
-                    for batch in self._arrow.parquet.ParquetFile(file).iter_batches(
-                        columns=["image", "model"]
-                    ):
+                    table = self._arrow.parquet.ParquetFile(file)
+                    for batch in table.iter_batches(columns=["image", "model", "inexact"]):
                         found.update(
-                            unescaped(_image_of(row, self._folder, model))
+                            unescaped(_image_of(row, self._folder, model, inexact))
                             for row in batch.to_pylist()
                         )
         return found
@@ -284,13 +287,22 @@ def _check_cut_off(line: bytes, whole: int) -> None:
         raise ValueError("the last line was not written by this module")
 
 
-def _image_of(record: Any, path: Path, wanted: str) -> str:
-    image, model = record["image"], record["model"]
-    if not isinstance(image, str) or not isinstance(model, str):
+def _image_of(record: Any, path: Path, wanted: str, inexact: Sequence[str]) -> str:
+    image, model, options = record["image"], record["model"], record.get("inexact") or []
+    if not isinstance(image, str) or not isinstance(model, str) or not isinstance(options, list):
         raise TypeError("this is not a record of this module")
     if model != wanted:
         raise OutputError(f"{path} holds answers of {model}, not of {wanted}: name another file")
+    if set(options) != set(inexact):
+        raise OutputError(
+            f"{path} holds answers for images that were opened {_with(options)}, not "
+            f"{_with(inexact)}: name another file"
+        )
     return image
+
+
+def _with(options: Sequence[str]) -> str:
+    return "with " + " and ".join(f"`{name}`" for name in options) if options else "exactly"
 
 
 def _not_opened(path: Path, error: OSError) -> OutputError:

@@ -404,7 +404,7 @@ def test_entries_that_cannot_be_read_have_records_and_are_not_asked_again(
     assert "6 images, 3 unreadable, as their records say; left out: " in err
     assert "1 .txt" in err and "1 folder that a link leads to a second time" in err
     with records_at(output) as records:
-        assert records.images("tiny_onnx") == failed | set(map(str, images))
+        assert records.images("tiny_onnx", []) == failed | set(map(str, images))
     assert bulk(server, *names, "--output", output) == 0
     assert "6 images, 6 of them from earlier runs" in capsys.readouterr().err
     if form == "jsonl":
@@ -520,7 +520,7 @@ def test_a_signal_ends_a_run_that_hangs_in_a_download(
     assert process.returncode == 130
     assert err == f"interrupted: {output} has 40 answers; run again to go on\n"
     with records_at(output) as records:
-        assert records.images("tiny_onnx") == set(map(str, photos.iterdir()))
+        assert records.images("tiny_onnx", []) == set(map(str, photos.iterdir()))
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet
@@ -31,9 +32,9 @@ def record(image: str, **changes) -> dict:
     return {"image": image, "model": "m", "version": "1", "predictions": PREDICTIONS} | changes
 
 
-def held(path: Path, model: str = "m") -> set[str]:
+def held(path: Path, model: str = "m", inexact: Sequence[str] = ()) -> set[str]:
     with records_at(path) as records:
-        return records.images(model)
+        return records.images(model, inexact)
 
 
 def write(path: Path, *images: str) -> None:
@@ -52,6 +53,21 @@ def test_every_name_is_held_as_it_is(tmp_path_factory, output, names):
     assert held(path) == names
     write(path, "another")
     assert held(path) == names | {"another"}
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_answers_for_images_that_were_opened_otherwise_are_not_gone_on_with(tmp_path, output):
+    """Else a second run without `--fast` would say that all is done, and nothing would be exact."""
+    exact, fast = tmp_path / f"exact-{output}", tmp_path / f"fast-{output}"
+    write(exact, "a.jpg")
+    with records_at(fast) as records:
+        records.append(record("a.jpg", inexact=["fast", "draft"]))
+    assert held(exact) == held(fast, inexact=["draft", "fast"]) == {"a.jpg"}
+    opened = "holds answers for images that were opened"
+    with pytest.raises(OutputError, match=f"{opened} with `fast` and `draft`, not exactly: name"):
+        held(fast)
+    with pytest.raises(OutputError, match=f"{opened} exactly, not with `fast`: name another file"):
+        held(exact, inexact=["fast"])
 
 
 def test_json_lines_are_utf8_and_parquet_is_too(tmp_path):
