@@ -41,8 +41,8 @@ def check_writable(path: Path) -> None:
             raise OutputError(f"{path} cannot be written: it is a folder")
         if not path.parent.is_dir():
             raise OutputError(f"{path} cannot be written: {path.parent} is not a folder")
-        if not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise OutputError(f"{path} cannot be written: its permissions forbid it")
+        if not os.access(path.resolve().parent, os.W_OK):
+            raise OutputError(f"{path} cannot be written: {path.resolve().parent} is read-only")
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}") from None
 
@@ -67,7 +67,8 @@ def draw(
         image_options: How the images are opened.
 
     Raises:
-        OutputError: The file cannot be written, or the gallery would be too large.
+        OutputError: The file cannot be written, and its earlier content is intact; or the gallery
+            would be too large.
     """
     rows_of_text = max((len(predictions) for _, predictions in entries), default=0)
     columns = min(len(entries), max(1, math.ceil(math.sqrt(len(entries)))))
@@ -89,9 +90,25 @@ def draw(
         top = _TITLE + number // columns * cell[1]
         _draw_entry(sheet, (left, top), entry, image_options)
     try:
-        sheet.save(path)
-    except (OSError, ValueError, KeyError) as error:
+        _save(sheet, path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or reason(error)}") from error
+    except (ValueError, KeyError) as error:
         raise OutputError(f"{path} cannot be written: {reason(error)}") from error
+
+
+def _save(sheet: Image.Image, path: Path) -> None:
+    """Write an image. If this fails, an earlier file is intact, and no other one is left."""
+    if path.exists() and not path.is_file():  # a device
+        sheet.save(path)
+        return
+    whole = path.resolve()
+    partial = whole.with_name(f".{os.getpid()}{whole.suffix}")
+    try:
+        sheet.save(partial)
+        partial.replace(whole)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _draw_entry(

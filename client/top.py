@@ -155,9 +155,10 @@ def _find(options: argparse.Namespace) -> Server:
         raise UsageError(f"`url` names {len(addresses)} servers, and top shows one: name one")
     address = addresses[0]
     for launch in running_launches():
-        if launch.serves(address) and not options.metrics_port:
+        if launch.serves(address) and options.metrics_port is None:
             return Server(address.netloc, launch.http_host, launch.metrics)
-    return Server(address.netloc, _host(address), options.metrics_port or PORT)
+    port = PORT if options.metrics_port is None else options.metrics_port
+    return Server(address.netloc, _host(address), port)
 
 
 def _host(address: Address) -> str:

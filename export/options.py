@@ -64,7 +64,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     Raises:
         SystemExit: An option does not exist. The code is 2.
     """
-    return _parser().parse_args(arguments)
+    parser = _parser()
+    if arguments and not arguments[0].startswith("-"):
+        names = ", ".join(commands.COMMANDS)
+        parser.error(
+            f"there is no command {arguments[0]!r}: choose from {names}, or name --weights"
+        )
+    return parser.parse_args(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:

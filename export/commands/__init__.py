@@ -13,7 +13,7 @@ from typing import Protocol, cast
 
 from seresnext101_triton import as_typed
 from seresnext101_triton.client.errors import ToolkitError
-from seresnext101_triton.client.options import waiting
+from seresnext101_triton.client.options import positive, waiting
 from seresnext101_triton.client.output import flags_of, report
 from seresnext101_triton.client.parser import Parser
 
@@ -85,7 +85,7 @@ def add_models(parser: argparse.ArgumentParser) -> None:
 def add_switch(parser: argparse.ArgumentParser, help: str) -> None:
     """Add the name of a model, and `--to N`."""
     parser.add_argument("model", metavar="MODEL", help="the name of the model")
-    parser.add_argument("--to", type=int, metavar="N", help=help)
+    parser.add_argument("--to", type=positive, metavar="N", help=help)
     parser.add_argument(
         "--soak",
         type=waiting,

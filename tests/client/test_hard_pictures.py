@@ -19,9 +19,10 @@ from PIL import Image, TiffImagePlugin
 
 from seresnext101_triton.client import headers, resampling
 from seresnext101_triton.client.contract import Preprocessing
-from seresnext101_triton.client.errors import ImageError
+from seresnext101_triton.client.errors import ImageError, OutputError
 from seresnext101_triton.client.gallery import draw
 from seresnext101_triton.client.images import ImageOptions, load_image, sample_photographs
+from tests.export.test_repository import mounted
 
 ORIENTATION = 0x0112
 
@@ -739,9 +740,19 @@ def test_a_gallery_of_pictures_that_changed_meanwhile(tmp_path):
         "title\n2",
     )
     assert Image.open(tmp_path / "all.png").width > 500
-    from seresnext101_triton.client.errors import OutputError
-
     with pytest.raises(OutputError, match="draw fewer"):
         draw(tmp_path / "many.png", [(thin, odd)] * 3000, "t")
     with pytest.raises(OutputError, match="cannot be written"):
         draw(tmp_path / "all.nothing", [(thin, odd)], "t")
+
+
+def test_a_gallery_on_a_full_disk_leaves_the_earlier_one(tmp_path):
+    path = tmp_path / "disk" / "all.png"
+    with mounted(path.parent, "size=8k"):
+        draw(path, [(Image.new("L", (1, 1)), [])], "t")
+        before = path.read_bytes()
+        entries: list = [(each, []) for each in sample_photographs()]
+        with pytest.raises(OutputError, match=r"all.png cannot be written: No space left on dev"):
+            draw(path, entries, "t")
+        assert path.read_bytes() == before
+        assert list(path.parent.iterdir()) == [path]

@@ -203,3 +203,10 @@ def test_an_export_that_no_memory_holds_is_one_line(tmp_path):
     assert (result.returncode, result.stdout) == (1, "")
     assert re.fullmatch("error: .* not enough memory .*\n", result.stderr)
     assert not (tmp_path / "models").exists()
+
+
+def test_a_command_that_does_not_exist_is_told_with_those_that_do(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["describe", "tiny_onnx"])
+    assert end.value.code == 2
+    assert "no command 'describe': choose from versions, promote, " in capsys.readouterr().err
