@@ -26,7 +26,9 @@ SHARED_OUT = --numprocesses $(shell expr $$(nproc) + 1) --maxprocesses 4 --max-w
 MUTMUT := mutmut==3.8.1
 
 BIN := $(VENV)/bin
-PIP = $(BIN)/pip install --quiet --disable-pip-version-check
+# pip would compile all with one core, tests included. compileall fails for files that Python 3.11 cannot
+# compile, which nothing imports.
+PIP = $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 INSTALLED := $(VENV)/.installed
 # The page's own environment: Gradio needs an older Pillow than the rest is tested with.
 WEB := $(VENV)/web
@@ -39,7 +41,7 @@ MOTO := moto==5.2.5 boto3==1.44.8 botocore==1.44.8 s3transfer==0.19.3 jmespath==
 RAY := ray==2.60.0 msgpack==1.2.4 pandas==2.3.3 pytz==2026.6 tzdata==2026.6
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo export export-gpu tensorrt-ngc serve serve-ngc classify web screenshots kserve perf-analyzer bench bench-cpu test test-elsewhere test-gpu fuzz mutants lint docs format lock clean
+.PHONY: help install demo export export-gpu tensorrt-ngc serve serve-ngc classify web screenshots kserve perf-analyzer bench bench-cpu test test-environment test-elsewhere test-without-vectors test-avx2 test-gpu fuzz mutants lint docs format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
@@ -77,6 +79,7 @@ $(INSTALLED): $(LOCK)
 	@$(PIP) --no-deps --editable .
 	@for each in $(BINDINGS); do $(PIP) --no-deps --upgrade \
 	  --target $(VENV)/tensorrt/$${each%%:*} $${each#*:} || exit; done
+	@$(BIN)/python -m compileall -qq -j 0 -x '/(tests?|testing/_internal)/' $(VENV)/lib >/dev/null || true
 	@touch $@
 
 demo: $(INSTALLED) ## export, prove, serve and classify: all of it, on this machine
@@ -153,14 +156,26 @@ bench-cpu: perf-analyzer ## measure all that serves on a CPU, INT8 included, by 
 	  --calibration $(or $(CALIBRATION),perf/results/calibration) --min-agreement $(if $(WEIGHTS),0.95,0)
 	@$(BIN)/python -m perf cpu --repository $(BENCH)
 
-test: $(INSTALLED) $(WEB)/.installed $(VENV)/perf_analyzer/perf_analyzer $(VENV)/$(MUTMUT) $(VENV)/moto $(VENV)/ray ## prove it: the tests, with the real tritonserver; COVERAGE=1 says which lines they ran
+test: test-environment ## prove it: the tests, with the real tritonserver; COVERAGE=1 says which lines they ran
 	$(BIN)/python -m $(if $(COVERAGE),coverage run -m) pytest $(SHARED_OUT)
 	$(if $(COVERAGE),@$(BIN)/coverage combine --quiet && $(BIN)/coverage report)
 
-# What computes, as on machines with fewer instructions and cores: PyTorch without vector instructions, on one core; then all with AVX2 only.
-test-elsewhere: $(INSTALLED) ## the tests that compute, on one core and with older instructions
-	ATEN_CPU_CAPABILITY=default taskset --cpu-list $$(taskset --cpu-list --pid $$$$ | sed 's/.*: *//; s/[-,].*//') $(BIN)/python -m pytest -m numeric
-	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -m numeric $(SHARED_OUT)
+test-environment: $(INSTALLED) $(WEB)/.installed $(VENV)/perf_analyzer/perf_analyzer $(VENV)/$(MUTMUT) $(VENV)/moto $(VENV)/ray ## install what the tests need besides
+
+# What computes, as on machines with fewer instructions and cores. With --jobs 2, both halves run at the same
+# time: one on the first core, one on the others, with a process more than those.
+test-elsewhere: test-without-vectors test-avx2 ## the tests that compute, as on two other machines
+
+CORES := import os; first, *others = map(str, sorted(os.sched_getaffinity(0)));
+
+test-without-vectors: $(INSTALLED) ## on one core, PyTorch without vector instructions
+	ATEN_CPU_CAPABILITY=default taskset --cpu-list $$($(BIN)/python -c '$(CORES) print(first)') \
+	  $(BIN)/python -m pytest -m numeric
+
+test-avx2: $(INSTALLED) ## on the other cores, with AVX2 only
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 \
+	  taskset --cpu-list $$($(BIN)/python -c '$(CORES) print(*others or first, sep=",")') \
+	  $(BIN)/python -m pytest -m numeric $(SHARED_OUT) --numprocesses $$(nproc)
 
 test-gpu: $(INSTALLED) ## the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu -rs
@@ -178,7 +193,7 @@ $(VENV)/$(MUTMUT): $(INSTALLED)
 	@$(PIP) --no-deps --upgrade --target $@ $(MUTMUT) libcst==1.9.0
 
 $(VENV)/moto: $(INSTALLED)
-	@$(PIP) --no-deps --no-compile --upgrade --target $@ $(MOTO)
+	@$(PIP) --no-deps --upgrade --target $@ $(MOTO)
 
 $(VENV)/ray: $(INSTALLED)
 	@$(PIP) --no-deps --upgrade --target $@ $(RAY)

@@ -91,12 +91,11 @@ def test_the_export_stays_under_3_gigabytes(demo):
 
 def test_nothing_is_exported_twice(demo, checkout):
     before = {model: manifest(checkout, model) for model in MODELS}
-    again = run(checkout, "make demo")
+    again = run(checkout, "make export WEIGHTS=seeded")
     assert again.returncode == 0, again.stderr
     assert again.stderr.count("there already:") == 2
     assert "exporting" not in again.stderr
     assert {model: manifest(checkout, model) for model in MODELS} == before
-    assert again.stdout.splitlines()[-25:] == demo.stdout.splitlines()[-25:]
 
 
 def test_full_size_answers_are_the_artifacts_own_bit_for_bit(demo, checkout):
