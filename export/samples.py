@@ -74,8 +74,8 @@ def _pixels(preprocessing: Preprocessing) -> Samples:
             f"noise {i}": generator.integers(0, 256, shape, np.uint8) for i in range(_RANDOM_INPUTS)
         },
         "mean": np.broadcast_to(grey, shape),
-        "black": np.zeros(shape, np.uint8),
-        "white": np.full(shape, 255, np.uint8),
+        "black": np.zeros(shape),
+        "white": np.full(shape, 255),
         "checkerboard": np.where(_checkers(preprocessing.crop)[..., None], 0, np.full(shape, 255)),
     }
     pixels = np.stack(list(inputs.values())).astype(np.uint8)
