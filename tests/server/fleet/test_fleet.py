@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from unittest.mock import Mock
 from urllib.request import urlopen
 
 import numpy as np
@@ -30,9 +29,8 @@ from seresnext101_triton.client.metrics import parse, read_page
 from seresnext101_triton.export.cli import main as export
 from seresnext101_triton.server.cli import main as server
 from seresnext101_triton.server.control import Control, running
-from seresnext101_triton.server.errors import InstallationError, ServerError, WorkspaceError
+from seresnext101_triton.server.errors import InstallationError, WorkspaceError
 from seresnext101_triton.server.fleet.envoy import admin_socket, find_envoy
-from seresnext101_triton.server.fleet.fleet import Fleet
 from seresnext101_triton.server.fleet.metrics import UP, merged
 from seresnext101_triton.server.fleet.rotation import aside
 from tests.conftest import onnx_convolution, write_model
@@ -277,36 +275,6 @@ def test_wrong_usage_is_one_line(capsys, words, message):
     assert server(["--replicas", "2", *words]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
-
-
-def test_a_server_that_cannot_be_kept_running_is_given_up(tmp_path, monkeypatch):
-    """The others go on; with the last one, the fleet ends."""
-    said: list[str] = []
-    fleet = Fleet(tmp_path, 2, say=said.append)
-    monkeypatch.setattr(fleet, "_envoy", Mock())
-    monkeypatch.setattr(fleet, "_publish_restarts", lambda: None)
-    monkeypatch.setattr(fleet, "_rotate", lambda: None)
-    first, second = fleet._replicas
-    died = Mock(side_effect=ServerError("it has died too often"))
-    monkeypatch.setattr(first, "look", died)
-    monkeypatch.setattr(second, "look", Mock())
-    fleet.look()
-    assert said == ["replica 0: it has died too often; it is given up, and the others go on"]
-    assert fleet._replicas == [second]
-    monkeypatch.setattr(second, "look", died)
-    with pytest.raises(ServerError, match="too often"):
-        fleet.look()
-
-
-def test_the_gateway_takes_no_more_requests_before_its_servers_end(tmp_path, monkeypatch):
-    done: list[object] = []
-    fleet = Fleet(tmp_path, 2)
-    monkeypatch.setattr(fleet, "_publish", lambda **facts: done.append(facts))
-    monkeypatch.setattr(fleet, "_envoy", Mock(drain=done.append))
-    for each in fleet._replicas:
-        monkeypatch.setattr(each.server, "drain", lambda: done.append("a server"))
-    fleet.drain()
-    assert done == [{"state": "stopping"}, 10.0, "a server", "a server"]
 
 
 def test_a_missing_envoy_is_told(monkeypatch, tmp_path):
