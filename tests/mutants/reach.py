@@ -170,7 +170,8 @@ class Reach:
         """The tests for a mutant, to be run one stage after another until one fails.
 
         They are the tests that reach the lines. For a constant, and for lines that no test reaches,
-        they are all. Those come first that take little time and reach little beside the file.
+        they are all, and those that reach the file come first. Of these, those come first that take
+        little time and reach little beside the file.
         """
         wanted = set(range(first, last + 1))
         reaching = [
@@ -178,7 +179,10 @@ class Reach:
         ]
         tests = sorted(
             self._lines if constant or not reaching else reaching,
-            key=lambda test: self.seconds([test]) / self._share(test, file),
+            key=lambda test: (
+                file not in self._lines[test],
+                self.seconds([test]) / self._share(test, file),
+            ),
         )
         quick = self._within(tests, _FIRST_S)
         known = set(quick)

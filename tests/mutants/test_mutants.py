@@ -145,6 +145,19 @@ def test_a_mutant_is_noticed_if_a_test_fails_with_it(tmp_path, monkeypatch):
     assert not Copy(project, tmp_path / "copy").record(files, tests).exists()
 
 
+def test_the_tests_of_a_constant_begin_with_those_that_reach_its_file():
+    from tests.mutants.reach import Reach
+
+    content = {
+        "seconds": {"quick": 0.0, "slow": 4.0},
+        "lines": {"quick": {"b.py": [1]}, "slow": {"a.py": [3], "b.py": list(range(99))}},
+        "fixtures": {"quick": [], "slow": []},
+        "failed": [],
+    }
+    assert Reach([content]).stages("a.py", 1, 1, True) == [["slow", "quick"]]
+    assert Reach([content]).stages("b.py", 1, 1, False) == [["quick", "slow"]]
+
+
 @pytest.mark.parametrize(("unnoticed", "code"), [(1, 0), (2, 1)])
 def test_the_report_lists_the_survivors_and_the_scores(capsys, unnoticed, code):
     from tests.mutants.__main__ import _report
