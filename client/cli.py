@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from seresnext101_triton import add_version, as_typed
-from seresnext101_triton.client import commands
+from seresnext101_triton.client import commands, timings
 from seresnext101_triton.client.errors import ToolkitError
 from seresnext101_triton.client.options import (
     FLAGS,
@@ -16,6 +16,7 @@ from seresnext101_triton.client.options import (
     add_server,
     add_server_side,
     add_throughput,
+    add_timings,
     count,
     model_version,
     port,
@@ -69,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     options = _parser().parse_args(arguments)
     try:
-        return int(options.run(options))
+        with timings.measured(getattr(options, "timings", False), say):
+            return int(options.run(options))
     except ToolkitError as error:
         code = report(error, FLAGS)
         if options.debug:
@@ -169,6 +171,7 @@ def _add_classify(parser: argparse.ArgumentParser) -> None:
         metavar="PNG",
         help="draw the images with the first model's predictions",
     )
+    add_timings(parser)
     parser.set_defaults(run=commands.classify)
 
 

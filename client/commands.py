@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seresnext101_triton.client import timings
 from seresnext101_triton.client.errors import AccessDenied, ClientError, UsageError
 from seresnext101_triton.client.options import (
     FLAGS,
@@ -22,17 +25,16 @@ from seresnext101_triton.client.progress import progress
 if TYPE_CHECKING:
     from seresnext101_triton.client.bulk import Engine, Tally
     from seresnext101_triton.client.classifier import Classifier
+    from seresnext101_triton.client.documents import Answers
     from seresnext101_triton.client.images import ImageOptions
     from seresnext101_triton.client.pipeline import Answer
     from seresnext101_triton.client.sources import LeftOut
-    from seresnext101_triton.client.tables import Answers
 
 _WORST = 10  # disagreements that are printed
 
 
 def classify(options: argparse.Namespace) -> int:
     """Print the most likely classes of each image."""
-    from seresnext101_triton.client import tables
     from seresnext101_triton.client.sources import LeftOut, expand
 
     if options.gallery:
@@ -40,32 +42,46 @@ def classify(options: argparse.Namespace) -> int:
 
         check_writable(options.gallery)
     left_out = LeftOut()
-    images = list(dict.fromkeys(expand(options.images, left_out)))
+    with timings.part("finding the images"):
+        images = list(dict.fromkeys(expand(options.images, left_out)))
     answers = []
     for model in options.model or [None]:
-        with _classifier(options, model) as classifier:
+        with _classifier(options, model) as classifier, timings.part("classifying"):
             answers.append(_classify_all(classifier, images, options))
-    if options.json:
-        tables.print_json([answer.to_json() | _counts(left_out) for answer in answers])
-    elif options.jsonl:
-        tables.print_json_lines(answers)
-    elif options.csv:
-        tables.print_csv(answers)
-    else:
-        tables.print_answers(answers)
-    _say_left_out(left_out)
+    with timings.part("printing"):
+        _print(answers, left_out, options)
     code = _say_errors(error for answer in answers for error in answer.errors.values())
     if options.gallery:
-        _draw(options.gallery, answers[0], image_options_of(options))
+        with timings.part("drawing"):
+            _draw(options.gallery, answers[0], image_options_of(options))
     return code
 
 
+def _print(answers: Sequence[Answers], left_out: LeftOut, options: argparse.Namespace) -> None:
+    from seresnext101_triton.client import documents
+
+    if options.json:
+        facts = _counts(left_out) | timings.to_json()
+        documents.print_json([answer.to_json() | facts for answer in answers])
+    elif options.jsonl:
+        documents.print_json_lines(answers)
+    elif options.csv:
+        documents.print_csv(answers)
+    else:
+        from seresnext101_triton.client import tables
+
+        tables.print_answers(answers)
+    _say_left_out(left_out)
+
+
 def _classifier(options: argparse.Namespace, model: str | None) -> Classifier:
-    from seresnext101_triton.client.classifier import Classifier
-    from seresnext101_triton.client.memory import keep_freed_memory
+    with timings.part("importing"):
+        from seresnext101_triton.client.classifier import Classifier
+        from seresnext101_triton.client.memory import keep_freed_memory
 
     keep_freed_memory()
-    return Classifier(model=model, **_arguments(options))
+    with timings.part("connecting"):
+        return Classifier(model=model, **_arguments(options))
 
 
 def _arguments(options: argparse.Namespace) -> dict[str, Any]:
@@ -83,13 +99,15 @@ def _arguments(options: argparse.Namespace) -> dict[str, Any]:
 def _classify_all(
     classifier: Classifier, images: Sequence[str], options: argparse.Namespace
 ) -> Answers:
-    from seresnext101_triton.client.tables import Answers
+    from seresnext101_triton.client.documents import Answers
 
     model = classifier.model
     found = Answers(model.name, model.version, model.untrained, inexact=classifier.inexact)
     stream = classifier.stream(
         images, top=options.top, batch=options.batch, in_flight=options.in_flight
     )
+    if not (options.json or options.jsonl or options.csv):  # meanwhile, for `_print`
+        threading.Thread(target=import_module, args=[f"{__package__}.tables"], daemon=True).start()
     with progress(images.__len__) as advance:
         for answer in stream:
             if answer.error:
@@ -190,7 +208,7 @@ def _summary(tally: Tally, left_out: LeftOut, output: Path) -> str:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Measure the accuracy of served models."""
-    from seresnext101_triton.client import tables
+    from seresnext101_triton.client import documents, tables
     from seresnext101_triton.client.evaluation import agreement, disagreements
     from seresnext101_triton.client.evaluation import evaluate as evaluate_model
     from seresnext101_triton.client.pipeline import StreamOptions
@@ -223,8 +241,8 @@ def evaluate(options: argparse.Namespace) -> int:
     limit = _WORST if options.worst is None else options.worst
     worst = disagreements(evaluations[0], evaluations[1], limit) if are_two else []
     if options.json:
-        document = tables.evaluations_to_json(evaluations, agreed, worst)
-        tables.print_json(document | _counts(notes.left_out))
+        document = documents.evaluations_to_json(evaluations, agreed, worst)
+        documents.print_json(document | _counts(notes.left_out))
     else:
         tables.print_evaluations(evaluations, agreed, worst)
     _say_left_out(notes)
@@ -233,7 +251,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def models(options: argparse.Namespace) -> int:
     """List the server's models and their states."""
-    from seresnext101_triton.client import tables
+    from seresnext101_triton.client import documents, tables
 
     with connection_of(options) as connection:
         states = connection.models()
@@ -241,7 +259,7 @@ def models(options: argparse.Namespace) -> int:
     # A version that was unloaded for another one is as if it had never been loaded.
     states = [state for state in states if not (state.was_unloaded and state.name in ready)]
     if options.json:
-        tables.print_json([vars(state) for state in states])
+        documents.print_json([vars(state) for state in states])
     else:
         rows = [
             (state.name, state.version, state.state or "not loaded", state.reason)
@@ -332,9 +350,9 @@ def top(options: argparse.Namespace) -> int:
 
 
 def _print_facts(facts: dict[str, str], options: argparse.Namespace) -> None:
-    from seresnext101_triton.client import tables
+    from seresnext101_triton.client import documents, tables
 
-    (tables.print_json if options.json else tables.print_facts)(facts)
+    (documents.print_json if options.json else tables.print_facts)(facts)
 
 
 def _on_error(options: argparse.Namespace) -> Callable[[ClientError], None]:

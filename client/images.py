@@ -19,9 +19,8 @@ from seresnext101_triton.client.content import of_file, of_standard_input
 from seresnext101_triton.client.errors import ImageError
 from seresnext101_triton.client.fast import check_installed
 from seresnext101_triton.client.pixels import raw_mode, to_rgb
-from seresnext101_triton.client.sources import STANDARD_INPUT, Unreadable
+from seresnext101_triton.client.sources import STANDARD_INPUT, Unreadable, is_url
 from seresnext101_triton.client.text import reason, shortened
-from seresnext101_triton.client.web import fetch, is_url
 
 ImageSource: TypeAlias = "str | Path | bytes | Image.Image | np.ndarray"
 
@@ -156,6 +155,8 @@ def _content(source: str | os.PathLike[str] | bytes, options: ImageOptions) -> b
     if source == STANDARD_INPUT:
         return of_standard_input(options.max_bytes)
     if isinstance(source, str) and is_url(source):
+        from seresnext101_triton.client.web import fetch
+
         return fetch(source, options.max_bytes, options.download_s)
     return of_file(source, options.max_bytes)
 

@@ -181,6 +181,13 @@ def transport_options_of(options: argparse.Namespace) -> TransportOptions:
     )
 
 
+def add_timings(parser: argparse.ArgumentParser) -> None:
+    """Add `--timings`."""
+    parser.add_argument(
+        "--timings", action="store_true", help="print where the time went, to standard error"
+    )
+
+
 def connection_of(options: argparse.Namespace) -> Connection:
     """A connection to the server."""
     from seresnext101_triton.client.classifier import default_url

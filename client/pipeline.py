@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from seresnext101_triton.client import timings
 from seresnext101_triton.client.decoding import Prediction
 from seresnext101_triton.client.errors import ClientError, ImageError, RequestRejected, UsageError
 from seresnext101_triton.client.images import ImageSource, errors_of
@@ -183,7 +184,8 @@ def _answer(steps: Steps, images: list[ImageSource], gate: _Gate) -> list[Answer
             if gate.closed.is_set():
                 return []
             try:
-                outcomes = steps.classify(np.stack(ready))
+                with timings.part("waiting for the server"):
+                    outcomes = steps.classify(np.stack(ready))
             except RequestRejected as error:
                 outcomes = [error] * len(ready)
     return answers_of(images, prepared, outcomes)
@@ -194,7 +196,7 @@ def prepare_one(
 ) -> np.ndarray | ImageError:
     """One image's input, or its error. Any exception is the error of this image alone."""
     try:
-        with errors_of(image):
+        with errors_of(image), timings.part("preparing images"):
             return prepare(image)
     except ImageError as error:
         return error

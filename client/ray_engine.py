@@ -20,9 +20,8 @@ from seresnext101_triton.client.memory import keep_freed_memory
 from seresnext101_triton.client.pipeline import Answer
 from seresnext101_triton.client.process import interrupt_on_signals
 from seresnext101_triton.client.ray import ClassifyImages
-from seresnext101_triton.client.sources import Unreadable
+from seresnext101_triton.client.sources import Unreadable, is_url
 from seresnext101_triton.client.text import escaped, reason, unescaped
-from seresnext101_triton.client.web import is_url
 
 if TYPE_CHECKING:
     import pyarrow

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from seresnext101_triton.client.errors import ImageError
-from seresnext101_triton.client.web import is_url
 
 STANDARD_INPUT = "-"
+_SCHEMES = ("http://", "https://")
 # Suffixes of the formats that images.py decodes and in which people keep images. Left out are
 # icons (.ico, .icns, .xbm, .xpm), documents (.eps, .ps), films (.mpg, .fli), data (.fits, .h5,
 # .grib), parts of games (.blp, .ftc, .gbr) and suffixes that mostly name other things (.rgb, .bw,
@@ -23,6 +23,11 @@ _IMAGE_SUFFIXES = (
 )
 SUFFIXES = frozenset(f".{name}" for name in _IMAGE_SUFFIXES.split())
 _SUFFIXES_COUNTED = 1000  # a folder may hold any number of different suffixes
+
+
+def is_url(name: str) -> bool:
+    """Whether a name is a URL. Its scheme may have upper case letters (RFC 3986, section 3.1)."""
+    return name[:8].lower().startswith(_SCHEMES)
 
 
 class Unreadable(str):

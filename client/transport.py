@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tritonclient.grpc import model_config_pb2 as pb
@@ -24,7 +24,9 @@ from tritonclient.utils import InferenceServerException
 from seresnext101_triton.client.address import Address
 from seresnext101_triton.client.errors import ContractError, UsageError
 from seresnext101_triton.client.protocols import TRANSPORTS, protocol_named
-from seresnext101_triton.client.shared_memory import SharedTensors
+
+if TYPE_CHECKING:
+    from seresnext101_triton.client.shared_memory import SharedTensors
 
 COMPRESSIONS = ("gzip", "deflate")
 # Eleven days. gRPC counts nanoseconds in 64 bits and fails above 9.2e9 s.
@@ -239,6 +241,8 @@ class Transport(ABC):
         self.understood = False
         self._shared: SharedTensors | None = None
         if options.shared_memory:
+            from seresnext101_triton.client.shared_memory import SharedTensors
+
             self._shared = SharedTensors(self._register, self._unregister)
 
     @abstractmethod

@@ -18,7 +18,6 @@ from seresnext101_triton.client.protocols import Meaning, Protocol
 from seresnext101_triton.client.transport import (
     LARGEST_ANSWER,
     Inference,
-    Tls,
     Transport,
     TransportOptions,
 )
@@ -99,16 +98,16 @@ class _Grpc(Transport):
 
     def __init__(self, address: Address, options: TransportOptions, *, blocking: bool) -> None:
         super().__init__(address, options)
-        tls = options.tls or Tls()
+        tls = options.tls  # no empty `Tls()`: to read the system's authorities takes 30 ms
         self._headers = {name.lower(): value for name, value in options.headers.items()}
         # Where HTTP has the header `Host`, HTTP/2 has ":authority", which is no header for gRPC.
         authority = self._headers.pop("host", None)
         self._client = _client_module(blocking).InferenceServerClient(
             address.netloc,
             ssl=address.tls,
-            root_certificates=tls.ca and str(tls.ca),
-            certificate_chain=tls.certificate and str(tls.certificate),
-            private_key=tls.key and str(tls.key),
+            root_certificates=tls and tls.ca and str(tls.ca),
+            certificate_chain=tls and tls.certificate and str(tls.certificate),
+            private_key=tls and tls.key and str(tls.key),
             channel_args=[
                 ("grpc.max_receive_message_length", LARGEST_ANSWER),
                 # A server that has just started is noticed at once. gRPC's own backoff grows to two

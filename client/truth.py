@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TextIO
 
 from seresnext101_triton.client.errors import ClientError
-from seresnext101_triton.client.sources import LeftOut, has_image_suffix, walk
+from seresnext101_triton.client.sources import LeftOut, has_image_suffix, is_url, walk
 from seresnext101_triton.client.text import printable
-from seresnext101_triton.client.web import is_url
 
 _INDEX = re.compile("[0-9]{1,9}")  # int() and isdigit() accept digits of other scripts
 _LONGEST = 1 << 16  # characters of a line; no path of Linux has more than 4096

@@ -16,7 +16,6 @@ from typing import Any
 from seresnext101_triton.client.errors import ImageError
 from seresnext101_triton.client.text import reason, shortened
 
-SCHEMES = ("http://", "https://")
 _CHUNK = 1 << 20  # bytes; one read of all allowed bytes would reserve memory for them
 _OVERHEAD = 1 << 20  # bytes of headers and chunk marks
 _COMPRESSED = {
@@ -25,11 +24,6 @@ _COMPRESSED = {
     "deflate": 47,
 }  # zlib's window bits: 31 means gzip, 47 means zlib or gzip
 _KEPT_AS_IT_IS = "%/:=&?~#+!$,;'@()*[]"  # of a URL; spaces and letters outside ASCII are escaped
-
-
-def is_url(name: str) -> bool:
-    """Whether a name is a URL. Its scheme may have upper case letters (RFC 3986, section 3.1)."""
-    return name[:8].lower().startswith(SCHEMES)
 
 
 def fetch(url: str, max_bytes: int, timeout_s: float) -> bytes:

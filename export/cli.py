@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seresnext101_triton import as_typed
+from seresnext101_triton.client import timings
 from seresnext101_triton.client.errors import ToolkitError
-from seresnext101_triton.client.output import report, standard_output, with_flags
+from seresnext101_triton.client.output import report, say, standard_output, with_flags
 from seresnext101_triton.export import commands, interruption
 from seresnext101_triton.export.formats import FORMATS
 from seresnext101_triton.export.options import parse
@@ -42,12 +43,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given and given[0] in commands.COMMANDS:
         return commands.run(given[0], given[1:])
     options = parse(given)
+    with timings.measured(options.timings, say):
+        return _export(options)
+
+
+def _export(options: argparse.Namespace) -> int:
+    """Run an export and return the exit code of the command."""
     from seresnext101_triton.export.reporting import Reporter
 
     flags = options.flags
     try:
-        from seresnext101_triton.export.pipeline import export
-        from seresnext101_triton.export.sharing import opened
+        with timings.part("importing"):
+            from seresnext101_triton.export.pipeline import export
+            from seresnext101_triton.export.sharing import opened
 
         started = time.monotonic()
         request, left_out = request_of(options), ""
@@ -73,8 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     conclude(outcomes, reporter, time.monotonic() - started)
     if options.json:
         with standard_output() as file:
-            document = json.dumps([outcome.to_json() for outcome in outcomes], indent=2)
-            file.write(f"{place.shown(document)}\n")
+            documents = [outcome.to_json() | timings.to_json() for outcome in outcomes]
+            file.write(f"{place.shown(json.dumps(documents, indent=2))}\n")
     if left_out:
         print(left_out, file=sys.stderr)
         return 3

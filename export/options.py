@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from seresnext101_triton import add_version, as_typed
+from seresnext101_triton.client.options import add_timings
 from seresnext101_triton.client.output import flags_of
 from seresnext101_triton.client.parser import Parser
 from seresnext101_triton.export import commands
@@ -95,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         "--json", action="store_true", help="print the manifests to standard output"
     )
     parser.add_argument("--quiet", action="store_true", help="print errors only")
+    add_timings(parser)
     parser.set_defaults(flags=flags_of(parser))
     return parser
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from seresnext101_triton.client import timings
 from seresnext101_triton.export import config, image_input, manifest, promotion, sharing
 from seresnext101_triton.export.errors import ManifestError, MissingHardware, ParityError
 from seresnext101_triton.export.fingerprint import source_digest
@@ -212,7 +213,8 @@ def export(request: Request, reporter: Reporter) -> list[Outcome]:
             image_input.stage(publication, facts, request.image_input)
             for facts in (made | published).values()
         ]
-        publication.publish()
+        with timings.part("publishing"):
+            publication.publish()
     for name in filter(None, images):
         reporter.note(f"published: {request.repository / name}, which takes image files")
     return [

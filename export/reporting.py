@@ -23,6 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from seresnext101_triton.client import timings
 from seresnext101_triton.export import interruption
 
 
@@ -56,7 +57,7 @@ class Reporter:
         """
         interruption.check()
         started = time.monotonic()
-        with self._console.status(label):
+        with timings.part(label), self._console.status(label):
             yield
         interruption.check()
         self.note(f"  {label} ({time.monotonic() - started:.1f} s)")

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from seresnext101_triton.client.documents import print_json
 from seresnext101_triton.client.output import say, standard_output
-from seresnext101_triton.client.tables import print_json
 from seresnext101_triton.client.text import printable
 from seresnext101_triton.export.history import History, Version
 from seresnext101_triton.export.operations import Pruned, Switch

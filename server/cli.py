@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seresnext101_triton import add_version, as_typed
+from seresnext101_triton.client import timings
 from seresnext101_triton.client.errors import ToolkitError, UsageError
-from seresnext101_triton.client.options import waiting
+from seresnext101_triton.client.options import add_timings, waiting
 from seresnext101_triton.client.output import flags_of, report, say, with_flags
 from seresnext101_triton.client.parser import Parser
 from seresnext101_triton.server import TRITON_RELEASE
@@ -65,7 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         _refuse_without_effect(options)
-        return _serve_in_docker(options) if options.ngc else _serve(options)
+        if options.ngc:
+            return _serve_in_docker(options)
+        with timings.measured(options.timings, _writer(options)[1]):
+            return _serve(options)
     except ToolkitError as error:
         flags = flags_of(parser) | _TLS_FLAGS
         if options.log_format == "text":
@@ -92,7 +96,7 @@ def _refuse_without_effect(options: argparse.Namespace) -> None:
         )
     if options.replicas and (options.tls_cert or options.tls_key or options.tls_ca):
         raise UsageError("`replicas` and TLS do not go together: the gateway has none")
-    for name in ("verbose", "command", "follow", "trace_url", "replicas"):
+    for name in ("verbose", "command", "follow", "trace_url", "replicas", "timings"):
         if options.ngc and getattr(options, name):
             what = "a command" if name == "command" else f"`{name}`"
             raise UsageError(f"{what} and `ngc` do not go together: NVIDIA's image is only started")
@@ -230,6 +234,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--verbose", action="store_true", help="print the server's whole log, not only its errors"
     )
+    add_timings(parser)
     parser.add_argument(
         "--response-cache",
         type=int,
@@ -265,9 +270,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from seresnext101_triton.server.session import Session
-    from seresnext101_triton.server.signals import end_signals
-    from seresnext101_triton.server.syncing import folder_of
+    with timings.part("importing"):
+        from seresnext101_triton.server.session import Session
+        from seresnext101_triton.server.signals import end_signals
+        from seresnext101_triton.server.syncing import folder_of
 
     tell, note = _writer(options)
     try:
@@ -288,10 +294,11 @@ def _kept(
     note: Callable[[str], None],
 ) -> Kept:
     """What is to run: a server, or a fleet."""
-    from seresnext101_triton.server.fleet.fleet import Fleet
-    from seresnext101_triton.server.keeping import KeptServer
-    from seresnext101_triton.server.launcher import Server
-    from seresnext101_triton.server.ports import Ports
+    with timings.part("importing"):
+        from seresnext101_triton.server.fleet.fleet import Fleet
+        from seresnext101_triton.server.keeping import KeptServer
+        from seresnext101_triton.server.launcher import Server
+        from seresnext101_triton.server.ports import Ports
 
     common: dict[str, Any] = {
         "ports": Ports(options.grpc_port, options.http_port, options.metrics_port),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from seresnext101_triton.client import timings
 from seresnext101_triton.client.launches import Launch
 from seresnext101_triton.client.served import ModelState
 from seresnext101_triton.server.following import Follower
 from seresnext101_triton.server.launcher import Server
+from seresnext101_triton.server.logs import load_times
 from seresnext101_triton.server.supervision import Supervisor
 
 
@@ -54,6 +56,9 @@ class KeptServer:
         if not self.server.is_up():
             return False
         self._supervisor.get_to_know()
+        assert self.server.process is not None
+        for model, seconds in load_times(self.server.process.log()).items():
+            timings.add(f"loading {model}", seconds)
         return True
 
     def look(self, *, follow: bool = True) -> None:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from seresnext101_triton.client import timings
 from seresnext101_triton.client.explain import DEAD_STUB
 from seresnext101_triton.client.launches import Launch
 from seresnext101_triton.client.output import say
@@ -179,13 +180,15 @@ class Server:
         models = chosen_models(self.repository, self.only, self._note)
         models = self._without(models, without_gpu)
         self.ports = self._asked.resolve(self.address)
-        if self.follow:
-            models = intact_models(models, self._note)
-        check_artifacts(models, self._note)
+        with timings.part("checking the artifacts"):
+            if self.follow:
+                models = intact_models(models, self._note)
+            check_artifacts(models, self._note)
         self._registration = Registration()
         self._workspace = Workspace(self._registration.name)
         try:
-            self._triton = installation.find(self._workspace.folder)
+            with timings.part("finding tritonserver"):
+                self._triton = installation.find(self._workspace.folder)
         except (OSError, shutil.Error) as error:
             raise unusable(self._workspace.folder.parent, error) from None
         if not self._triton.passes_bytes:

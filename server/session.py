@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from seresnext101_triton.client import timings
 from seresnext101_triton.client.classifier import URL_VARIABLE
 from seresnext101_triton.client.launches import LAUNCH_VARIABLE, Launch
 from seresnext101_triton.client.served import ModelState
@@ -85,10 +86,13 @@ class Session:
         """
         try:
             self._server.start()
-            if not self._wait_until_ready():
+            with timings.part("waiting for the models"):
+                is_ready = self._wait_until_ready()
+            if not is_ready:
                 self._say("stopped")
                 return 0
             announce(self._server, self._say)
+            timings.report()
             self._notifier.send(READY=1, STATUS=f"gRPC {self._server.launch.url}")
             return self._with_command(command) if command else self._until_signal()
         finally:

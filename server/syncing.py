@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from seresnext101_triton.client import timings
 from seresnext101_triton.client.errors import ToolkitError
 from seresnext101_triton.server.errors import IntegrityError, ServerError
 from seresnext101_triton.server.mirror import INDEX, Mirror
@@ -42,7 +43,8 @@ def folder_of(
     try:
         say(f"fetching {mirror.url} ...")
         needed = _Needed(mirror, only)
-        _, mark = mirror.pull(needed.versions)
+        with timings.part("fetching the models"):
+            _, mark = mirror.pull(needed.versions)
         if not follow:
             yield mirror.root
             return

@@ -11,18 +11,20 @@ from scipy.stats import binomtest
 
 from seresnext101_triton.client.cli import main
 from seresnext101_triton.client.decoding import Prediction
+from seresnext101_triton.client.documents import (
+    Answers,
+    evaluations_to_json,
+    print_csv,
+    print_json,
+    print_json_lines,
+)
 from seresnext101_triton.client.errors import OutputError
 from seresnext101_triton.client.evaluation import Disagreement, Evaluation, Share
 from seresnext101_triton.client.tables import (
     UNTRAINED,
-    Answers,
-    evaluations_to_json,
     print_answers,
-    print_csv,
     print_evaluations,
     print_facts,
-    print_json,
-    print_json_lines,
     print_rows,
 )
 from seresnext101_triton.client.text import unescaped

@@ -52,9 +52,12 @@ def test_what_a_person_sees(run, tmp_path):
 
 
 def test_what_a_script_sees(run):
-    code, out, _ = run("--weights", "seeded", "--json", "--quiet")
+    code, out, err = run("--weights", "seeded", "--json", "--quiet", "--timings")
     (outcome,) = json.loads(out)
     assert code == 0
+    parts = outcome["timings"]["parts"]
+    assert {"importing", "exporting torchscript", "publishing"} <= set(parts)
+    assert all(f"  {name}\n" in err for name in parts)
     assert (outcome["model"], outcome["version"], outcome["made"]) == (
         "seresnext101_torchscript",
         1,

@@ -65,14 +65,17 @@ def test_it_says_where_it_listens_and_what_it_serves(small, capfd):
             "--repository",
             str(small),
             *FREE,
+            "--timings",
             "--",
             sys.executable,
             "-c",
             "import os; print('url', os.environ['TRITON_URL'])",
         ]
     )
-    out = capfd.readouterr().out
+    out, err = capfd.readouterr()
     assert code == 0
+    for part in ("checking the artifacts", "waiting for the models", "loading convolution"):
+        assert f"  {part}\n" in err
     assert "convolution version 1: ready" in out
     grpc = re.search(
         r"gRPC (127\.0\.0\.1:\d+) · HTTP 127\.0\.0\.1:\d+ · metrics http://127\.0\.0\.1:\d+/metrics",

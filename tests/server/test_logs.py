@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from seresnext101_triton.server.logs import as_json
+from seresnext101_triton.server.logs import as_json, load_times
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678900, tzinfo=UTC)
 TIME = {"time": "2026-01-02T03:04:05.678+00:00"}
@@ -45,3 +45,14 @@ def test_a_line_is_one_object(line, expected):
     text = as_json(line, NOW)
     assert "\n" not in text
     assert json.loads(text) == TIME | expected
+
+
+def test_how_long_models_took_to_load():
+    log = [
+        'I1231 23:59:58.500000 1 model_lifecycle.cc:472] "loading: a:b:12"',
+        'I1231 23:59:59.000000 1 model_lifecycle.cc:472] "loading: c:1"',
+        "I1231 23:59:59.100000 1 model_lifecycle.cc:839] \"successfully loaded 'gone'\"",
+        "+---+",
+        "I0101 00:00:00.750000 1 model_lifecycle.cc:839] \"successfully loaded 'a:b'\"",
+    ]
+    assert load_times(log) == {"a:b": 2.25}
