@@ -37,6 +37,9 @@ class CompareOptions:
         seconds: The duration of one turn.
         measure: What is compared: `throughput`, or `p99`, the 99th percentile of the latency.
         peer_architecture: The architecture of the peers' network.
+
+    Raises:
+        UsageError: `concurrency` is too large.
     """
 
     repository: Path = REPOSITORY
@@ -47,6 +50,9 @@ class CompareOptions:
     seconds: float = 6.0
     measure: str = THROUGHPUT
     peer_architecture: str = ARCHITECTURE
+
+    def __post_init__(self) -> None:
+        Load("", self.batch, self.concurrency)  # refuses what no machine can hold
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ class Replica:
         servers: How many requests it computes at the same time without making each slower.
         alone_ms: The percentiles p50 to p99 of the latency of a request that is alone.
         cores: The mean number of cores in use at the most images per second. None if unknown.
+        stable: Whether both measurements were stable.
     """
 
     model: str
@@ -42,6 +43,7 @@ class Replica:
     servers: int
     alone_ms: dict[str, float]
     cores: float | None
+    stable: bool = True
 
     @property
     def service_ms(self) -> float:
@@ -149,6 +151,7 @@ def replica_of(points: Sequence[Point], model: str) -> Replica:
         max(1, round(fullest.throughput / latest.throughput)),
         {name: latest.latency[name] for name in _PERCENTILES},
         fullest.server.cores,
+        fullest.stable and latest.stable,
     )
 
 

@@ -12,10 +12,12 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, get_args
 
+from seresnext101_triton.perf.errors import UsageError
 from seresnext101_triton.perf.settings import AdviceOutcome, TuningOutcome
 from seresnext101_triton.perf.turns import Ratio
 
 SCHEMA = 1
+_MOST_IN_FLIGHT, _MOST_RATE = 4096, 100_000
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,10 @@ class Load:
             earlier ones were answered; 0 if `concurrency` is set.
         protocol: `grpc` or `http`.
         shared_memory: Whether tensors travel through system shared memory.
+
+    Raises:
+        UsageError: perf_analyzer would fill the memory: it keeps every request in flight, and it
+            draws the times of all requests before it sends the first one.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -62,6 +68,12 @@ class Load:
     rate: float = 0.0
     protocol: str = "grpc"
     shared_memory: bool = False
+
+    def __post_init__(self) -> None:
+        if self.concurrency > _MOST_IN_FLIGHT:
+            raise UsageError(f"`concurrency` must be at most {_MOST_IN_FLIGHT}")
+        if self.rate > _MOST_RATE:
+            raise UsageError(f"`rates` must be at most {_MOST_RATE} requests per second")
 
     def __str__(self) -> str:
         level = f"{self.rate:g} requests/s" if self.rate else f"concurrency {self.concurrency}"

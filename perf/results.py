@@ -47,21 +47,30 @@ def append(path: Path, record: _Stored) -> _Stored:
     return record
 
 
-def read(path: Path) -> list[Record]:
+def read(path: Path, *, may_be_absent: bool = False) -> list[Record]:
     """Read all records of a file.
 
+    Args:
+        path: The file.
+        may_be_absent: A file that does not exist has no records.
+
     Returns:
-        The records in their order; none if the file does not exist. A last line that a kill cut
-        off is left out.
+        The records in their order. A last line that a kill cut off is left out.
 
     Raises:
-        ResultsError: The file holds something else, or results of another schema.
+        ResultsError: The file holds something else, or results of another schema, or it does not
+            exist.
     """
-    if not path.exists():
+    if may_be_absent and not path.exists():
         return []
     try:
         # Bytes, because a kill can cut a character in two, and text has other line breaks too.
         *lines, _cut = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        raise ResultsError(
+            f"{path} does not exist: measure first, with `python -m perf sweep`, or name another "
+            "file"
+        ) from None
     except OSError as error:
         raise ResultsError(f"{path} cannot be read: {error.strerror}") from None
     try:

@@ -111,7 +111,9 @@ class Sweep:
     def _stored(self) -> dict[object, Point]:
         if self.path is None or self.again:
             return {}
-        points = [each for each in results.read(self.path) if isinstance(each, Point)]
+        points = [
+            each for each in results.read(self.path, may_be_absent=True) if isinstance(each, Point)
+        ]
         return {(point.machine, point.model, point.load): point for point in points}
 
 

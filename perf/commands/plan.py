@@ -57,6 +57,11 @@ def run(arguments: argparse.Namespace) -> int:
         return [record for record in results.read(path) if isinstance(record, Point)]
 
     replica = replica_of(points_of(arguments.results), arguments.model)
+    if not replica.stable:
+        console.note(
+            f"note: the points of {replica.model} were not stable: measure them again on a quiet "
+            "machine, with `perf sweep --again`"
+        )
     found = plan(replica, arguments.rate, arguments.p99_ms)
     others = [
         plan_with(replica, arguments.rate, count)

@@ -65,10 +65,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.http_url and not arguments.url:
         raise UsageError("`http_url` is of a server that already runs: name it with `url`")
+    path, table = arguments.results, arguments.results.with_suffix(".csv")
+    if path == table:
+        raise UsageError(f"`results` {path} is the name of the table: name a file like x.jsonl")
     models = arguments.model or []
     if not (models or arguments.url):
         models = artifact_models(served_models(arguments.repository))
-    path = arguments.results
     # perf_analyzer cannot send the server's key over gRPC.
     allow = ["shared-memory"] if arguments.shared_memory else []
     with serving(
@@ -86,7 +88,6 @@ def run(arguments: argparse.Namespace) -> int:
         sweep = Sweep(server, command, path, arguments.window, arguments.again)
         with console.progress(len(loads)) as progress:
             points = list(sweep.run(loads, progress))
-    table = path.with_suffix(".csv")
     results.write_csv([record.document() for record in results.read(path)], table)
     if arguments.json:
         console.print_json([point.document() for point in points])

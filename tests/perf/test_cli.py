@@ -102,6 +102,11 @@ def test_an_http_endpoint_belongs_to_a_server_that_runs(capsys):
     )
 
 
+def test_results_are_not_overwritten_by_their_table(tmp_path, capsys):
+    assert main(["sweep", "--results", str(tmp_path / "results.csv")]) == 2
+    assert "results.csv is the name of the table: name a file like" in capsys.readouterr().err
+
+
 def test_the_public_names():
     for name in perf.__all__:
         assert getattr(perf, name).__doc__

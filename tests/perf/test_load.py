@@ -22,7 +22,7 @@ from seresnext101_triton.client.contract import OUTPUT_KIND_PARAMETER, OutputKin
 from seresnext101_triton.client.images import sample_photographs
 from seresnext101_triton.perf import results
 from seresnext101_triton.perf.cli import main
-from seresnext101_triton.perf.errors import AnalyzerFailed, AnalyzerHung, Unstable
+from seresnext101_triton.perf.errors import AnalyzerFailed, AnalyzerHung, Unstable, UsageError
 from seresnext101_triton.perf.load import (
     LoadGenerator,
     _Clocks,
@@ -506,3 +506,15 @@ def test_a_load_says_what_it_is():
     assert Load("m") == Load(
         "m", batch=1, concurrency=1, rate=0.0, protocol="grpc", shared_memory=False
     )
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"concurrency": 5000}, "`concurrency` must be at most 4096"),
+        ({"concurrency": 0, "rate": 1e9}, "`rates` must be at most 100000 requests per second"),
+    ],
+)
+def test_a_load_that_would_fill_the_memory_is_wrong_usage(values, reason):
+    with pytest.raises(UsageError, match=reason):
+        Load("m", **values)

@@ -150,7 +150,9 @@ def test_the_command(tmp_path, capsys):
     assert "2 replicas" in text and "120.0" in text
 
     assert main(["plan", "m", "--rate", "1", "--p99-ms", "150", "--results", str(path)]) == 0
-    assert "\n1 replica answers 1 requests/s" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "\n1 replica answers 1 requests/s" in shown.out and shown.err == ""
+    assert replica_of([replace(each, stable=False) for each in swept()], "m").stable is False
     shell = f"{sys.executable} -m seresnext101_triton perf {shlex.join(command)}"
     for sink, expected in ((">/dev/full", 73), ("| head -c 0", 0)):
         full = subprocess.run(f"{shell} {sink}", shell=True, capture_output=True, text=True)
@@ -159,5 +161,7 @@ def test_the_command(tmp_path, capsys):
     assert main(["plan", "m", "--rate", "200", "--p99-ms", "9", "--results", str(path)]) == 1
     assert "no number of replicas keeps a p99 of 9 ms" in capsys.readouterr().err
     missing = ["--results", str(tmp_path / "none.jsonl")]
-    assert main(["plan", "m", "--rate", "200", "--p99-ms", "9", *missing]) == 1
-    assert "perf sweep --model m --concurrency 1,2,4,8" in capsys.readouterr().err
+    assert main(["plan", "m", "--rate", "200", "--p99-ms", "9", *missing]) == 73
+    assert "none.jsonl does not exist: measure first" in capsys.readouterr().err
+    assert main(["plan", "n", "--rate", "200", "--p99-ms", "9", "--results", str(path)]) == 1
+    assert "perf sweep --model n --concurrency 1,2,4,8" in capsys.readouterr().err

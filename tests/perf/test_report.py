@@ -163,5 +163,6 @@ OUTCOME = TuningOutcome(
 
 
 def test_nothing_to_report(tmp_path, capsys):
+    (tmp_path / "none.jsonl").touch()
     assert main(["report", str(tmp_path / "none.jsonl"), "--output", str(tmp_path)]) == 1
     assert "there are no results to report: measure first" in capsys.readouterr().err

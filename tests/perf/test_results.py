@@ -25,7 +25,9 @@ def test_what_is_added_is_read(tmp_path):
     assert results.read(path) == [first, second]
     stored = json.loads(path.read_text().splitlines()[0])
     assert (stored["schema"], stored["kind"]) == (1, "point")
-    assert results.read(tmp_path / "nowhere.jsonl") == []
+    assert results.read(tmp_path / "nowhere.jsonl", may_be_absent=True) == []
+    with pytest.raises(ResultsError, match="nowhere.jsonl does not exist: measure first"):
+        results.read(tmp_path / "nowhere.jsonl")
 
 
 @pytest.mark.parametrize("kept", [1, 10, -1])
