@@ -223,6 +223,8 @@ def race(
     """
     for number in range(1, rounds + 1):
         running = [racer for racer in racers if not racer.left]
+        if not running:  # all left an earlier race
+            return
         for racer in running if number % 2 else running[::-1]:
             run(racer)
         leader = judge(running, p99_ms)

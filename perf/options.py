@@ -15,6 +15,7 @@ from seresnext101_triton.server.store import is_url
 REPOSITORY = Path("model_repository")
 RESULTS = Path("perf/results/results.jsonl")
 ARCHITECTURE = "se-resnext101-32x4d"
+_SHORTEST_S, _LONGEST_S = 0.01, 1e6
 _MOST_PIXELS = 89_478_485  # of the images that the client opens
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -141,9 +142,9 @@ def add_number(
         name: The name of the option, with its dashes.
         default: The value if the option is not given.
         help: The help text without the default.
-        type: The function that reads the value; `above_zero` means seconds.
+        type: The function that reads the value; `duration` means seconds.
     """
-    metavar = "S" if type is above_zero else "N"
+    metavar = "S" if type is duration else "N"
     help = f"{help} (default: {default:g})"
     parser.add_argument(name, type=type, default=default, metavar=metavar, help=help)
 
@@ -176,6 +177,14 @@ def above_zero(text: str) -> float:
     if 0 < (value := _number(text)) < math.inf:
         return value
     raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
+
+
+def duration(text: str) -> float:
+    """Read a number of seconds in which something can be measured, for argparse."""
+    if _SHORTEST_S <= (value := _number(text)) <= _LONGEST_S:
+        return value
+    message = f"must be from {_SHORTEST_S:g} to {_LONGEST_S:.0f} seconds, not {text!r}"
+    raise argparse.ArgumentTypeError(message)
 
 
 def share(text: str) -> float:

@@ -47,6 +47,24 @@ def append(path: Path, record: _Stored) -> _Stored:
     return record
 
 
+def check_writable(path: Path) -> None:
+    """Find out before something is measured whether its results can be written.
+
+    Raises:
+        ResultsError: The file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not path.exists()
+        path.open("ab").close()
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        raise ResultsError(
+            f"{path} cannot be written: {error.strerror}. Name another file with `results`"
+        ) from None
+
+
 def read(path: Path, *, may_be_absent: bool = False) -> list[Record]:
     """Read all records of a file.
 

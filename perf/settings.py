@@ -30,9 +30,10 @@ class Setting:
 
     def __str__(self) -> str:
         plural = "s" if self.instances > 1 else ""
+        batches = f"batches to {self.max_batch}, delay {self.delay_us} us"
         return (
             f"{self.instances} instance{plural} x {self.threads or 'all'} threads, "
-            f"batches to {self.max_batch}, delay {self.delay_us} us"
+            f"{batches if self.max_batch else 'no batches'}"
         )
 
 

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="the time for the race (default: 4)",
     )
-    options.add_number(parser, "--seconds", 2.0, "the duration of one turn", options.above_zero)
+    options.add_number(parser, "--seconds", 2.0, "the duration of one turn", options.duration)
     parser.add_argument("--dry-run", action="store_true", help="measure, and publish nothing")
     options.add_repository(parser)
     options.add_results(parser)
@@ -62,8 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Let the models race, and publish the best one."""
+    from seresnext101_triton.perf import results
     from seresnext101_triton.perf.advise import AdviceOptions
 
+    results.check_writable(arguments.results)
     settings = options.values(AdviceOptions, arguments)
     if arguments.export:
         return _export_and_advise(arguments, settings)

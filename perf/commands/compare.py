@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_number(
         parser, "--rounds", 8, "turns of each contestant, two at least", options.rounds
     )
-    options.add_number(parser, "--seconds", 6.0, "the duration of one turn", options.above_zero)
+    options.add_number(parser, "--seconds", 6.0, "the duration of one turn", options.duration)
     parser.add_argument(
         "--measure",
         choices=("throughput", "p99"),
@@ -90,6 +90,7 @@ def _compare_in_turns(arguments: argparse.Namespace) -> int:
     from seresnext101_triton.perf.records import ComparisonRecord
     from seresnext101_triton.perf.tables import comparison_table
 
+    results.check_writable(arguments.results)
     names = arguments.contestants
     if any(name.startswith("raw:") for name in names):
         use_server_allocator()

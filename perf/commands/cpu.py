@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_number(
         parser, "--rounds", 4, "turns of each contestant, two at least", options.rounds
     )
-    options.add_number(parser, "--seconds", 5.0, "the duration of one turn", options.above_zero)
+    options.add_number(parser, "--seconds", 5.0, "the duration of one turn", options.duration)
     options.add_architecture(parser)
     options.add_repository(parser)
     options.add_results(parser)
@@ -38,6 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     from seresnext101_triton.perf.records import CpuRecord
     from seresnext101_triton.perf.reporting import write_cpu
 
+    results.check_writable(arguments.results)
     use_server_allocator()
     settings = options.values(CpuOptions, arguments)
     contestants, rounds = settings.contestants, settings.rounds

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a published OpenVINO model")
     options.add_number(parser, "--batch", 1, "images in one run")
     options.add_number(
-        parser, "--seconds", 5.0, "the duration of each of two measurements", options.above_zero
+        parser, "--seconds", 5.0, "the duration of each of two measurements", options.duration
     )
     options.add_repository(parser)
     options.add_json(parser)

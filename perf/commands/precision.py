@@ -41,6 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     from seresnext101_triton.perf.tables import precision_table
 
     settings = options.values(PrecisionOptions, arguments)
+    results.check_writable(arguments.results)
     with console.progress(len(settings.batches)) as progress:
         measured = measure_precision(settings, progress)
     record = PrecisionRecord(

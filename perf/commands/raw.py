@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_models(parser)
     options.add_numbers(parser, "--batches", (1, 8), "images in one run")
     options.add_rounds(parser, 5, "turns of each batch size")
-    options.add_number(parser, "--seconds", 3.0, "the duration of one turn", options.above_zero)
+    options.add_number(parser, "--seconds", 3.0, "the duration of one turn", options.duration)
     options.add_repository(parser)
     options.add_json(parser)
 

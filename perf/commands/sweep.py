@@ -34,9 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="measure each load through system shared memory too",
     )
-    options.add_number(
-        parser, "--window", 1.0, "the shortest measurement window", options.above_zero
-    )
+    options.add_number(parser, "--window", 1.0, "the shortest measurement window", options.duration)
     parser.add_argument(
         "--again", action="store_true", help="measure the loads that are stored already, too"
     )
@@ -68,6 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     path, table = arguments.results, arguments.results.with_suffix(".csv")
     if path == table:
         raise UsageError(f"`results` {path} is the name of the table: name a file like x.jsonl")
+    results.check_writable(arguments.results)
     models = arguments.model or []
     if not (models or arguments.url):
         models = artifact_models(served_models(arguments.repository))

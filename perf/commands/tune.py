@@ -61,6 +61,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     from seresnext101_triton.perf.tables import tuning_table, tuning_verdict
     from seresnext101_triton.perf.tune import Tuner
 
+    results.check_writable(arguments.results)
     repository, bound_ms = arguments.repository, arguments.p99_ms
     load = Load(arguments.model, arguments.batch, arguments.concurrency)
     with serving(repository, [load.model], allow=["model-repository"]) as server:

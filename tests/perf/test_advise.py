@@ -115,6 +115,11 @@ def test_a_race_ends_with_its_last_racer():
     assert list(race(over, run, 1.0, lambda line: line, rounds=9)) == [1, 2]
 
 
+def test_a_race_of_nobody_has_no_round():
+    """All models left the first race, for example because none keeps the bound on the latency."""
+    assert not list(race([], lambda one: None, 1.0, lambda line: line, rounds=9))
+
+
 def test_settings_that_are_the_same_run_once(monkeypatch):
     monkeypatch.setattr(advise, "usable_cores", lambda: 2)
     settings = [replace(SETTING, threads=threads) for threads in (0, 2, 1)]
@@ -252,4 +257,5 @@ def test_weights_that_are_not_there_are_told_once(tmp_path, capsys):
 def test_numbers_that_mean_nothing_are_wrong_usage(option, value, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["advise", option, value])
-    assert ended.value.code == 2 and "must be a number above 0" in capsys.readouterr().err
+    said = "0.01 to 1000000 seconds" if option == "--seconds" else "must be a number above 0"
+    assert ended.value.code == 2 and said in capsys.readouterr().err

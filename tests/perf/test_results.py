@@ -212,3 +212,14 @@ def test_a_table_has_a_column_for_everything_that_any_point_has(tmp_path):
 def test_without_a_point_there_is_no_table(tmp_path):
     results.write_csv([{"kind": "tuning"}], tmp_path / "r.csv")
     assert not (tmp_path / "r.csv").exists()
+
+
+def test_whether_results_can_be_written_is_known_before(tmp_path):
+    path = tmp_path / "new" / "results.jsonl"
+    results.check_writable(path)
+    assert not path.exists()
+    path.write_text("kept")
+    results.check_writable(path)
+    assert path.read_text() == "kept"
+    with pytest.raises(ResultsError, match="new cannot be written: Is a directory. Name another"):
+        results.check_writable(path.parent)

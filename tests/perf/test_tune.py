@@ -456,6 +456,7 @@ def test_what_is_stored_of_a_search():
 
 def test_a_setting_says_what_it_is():
     assert str(Setting(1, 0, 4, 0)) == "1 instance x all threads, batches to 4, delay 0 us"
+    assert str(Setting(1, 2, 0, 0)) == "1 instance x 2 threads, no batches"
     assert str(Setting(2, 3, 8, 500)) == "2 instances x 3 threads, batches to 8, delay 500 us"
 
 
