@@ -13,6 +13,7 @@ from seresnext101_triton.export.network import ARCHITECTURES, Architecture
 from seresnext101_triton.export.served import ServedNetwork
 from seresnext101_triton.export.weights.seeded import seeded_network
 from seresnext101_triton.perf.errors import UsageError
+from seresnext101_triton.perf.records import MOST
 
 
 def architecture_named(name: str) -> Architecture:
@@ -28,7 +29,13 @@ def architecture_named(name: str) -> Architecture:
 
 
 def photographs(preprocessing: Preprocessing, batch: int) -> np.ndarray:
-    """A batch of this project's photographs, as a model takes them, [batch, ...]."""
+    """A batch of this project's photographs, as a model takes them, [batch, ...].
+
+    Raises:
+        UsageError: It would fill the memory.
+    """
+    if batch > MOST:
+        raise UsageError(f"a batch must have at most {MOST} images, not {batch}")
     images = [preprocessing.prepared(load_image(path)) for path in sample_photographs()]
     return np.stack([images[index % len(images)] for index in range(batch)])
 

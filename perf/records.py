@@ -17,7 +17,8 @@ from seresnext101_triton.perf.settings import AdviceOutcome, TuningOutcome
 from seresnext101_triton.perf.turns import Ratio
 
 SCHEMA = 1
-_MOST_IN_FLIGHT, _MOST_RATE = 4096, 100_000
+MOST = 4096  # images in one request, and requests in flight
+_MOST_RATE = 100_000
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,10 @@ class Load:
     shared_memory: bool = False
 
     def __post_init__(self) -> None:
-        if self.concurrency > _MOST_IN_FLIGHT:
-            raise UsageError(f"`concurrency` must be at most {_MOST_IN_FLIGHT}")
+        if self.batch > MOST:
+            raise UsageError(f"a batch must have at most {MOST} images, not {self.batch}")
+        if self.concurrency > MOST:
+            raise UsageError(f"`concurrency` must be at most {MOST}")
         if self.rate > _MOST_RATE:
             raise UsageError(f"`rates` must be at most {_MOST_RATE} requests per second")
 

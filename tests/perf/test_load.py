@@ -511,6 +511,7 @@ def test_a_load_says_what_it_is():
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
+        ({"batch": 5000}, "a batch must have at most 4096 images, not 5000"),
         ({"concurrency": 5000}, "`concurrency` must be at most 4096"),
         ({"concurrency": 0, "rate": 1e9}, "`rates` must be at most 100000 requests per second"),
     ],
