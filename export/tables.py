@@ -89,7 +89,8 @@ def print_switch(switch: Switch, *, as_json: bool) -> None:
     before = ", ".join(map(str, switch.before)) or "none"
     lines = [f"{switch.model}: version {switch.version} is served (before: {before})"]
     if switch.servers:
-        lines.append(f"followed by the server at {', '.join(switch.servers)}")
+        servers = "servers" if len(switch.servers) > 1 else "server"
+        lines.append(f"followed by the {servers} at {', '.join(switch.servers)}")
     elif switch.is_shared:
         lines.append("servers with --follow go over within seconds; others at their next start")
     else:
