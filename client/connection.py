@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from seresnext101_triton.client.errors import (
     ClientError,
     ContractError,
     ModelUnavailable,
+    RequestRejected,
     ServerUnreachable,
     UsageError,
 )
@@ -33,9 +35,9 @@ from seresnext101_triton.client.transport import Transport, TransportOptions
 Result = TypeVar("Result")
 
 _POLL_S = 0.2
-# Requests until a version of a model answers that is being replaced, and those in a row for a
-# version that the described server has and another server of a fleet has not.
-_MOST_FOLLOWS, _MOST_IN_A_ROW = 25, 8
+# Requests until a version answers of which a server says how it is used: one that has just answered
+# may be gone.
+_MOST_FOLLOWS = 4
 # A server that is waited for has at least this time to answer, even if less time is left.
 _SHORTEST_QUESTION_S = 1.0
 
@@ -71,6 +73,7 @@ class AsyncConnection:
         transport_options: TransportOptions = TransportOptions(),
     ) -> None:
         self._servers = Servers(url, transport_options, blocking=self._blocking)
+        self._answered: dict[tuple[str, str], ServedModel] = {}  # other versions, by model
         self.url = self._servers.url
 
     async def __aenter__(self) -> AsyncConnection:
@@ -248,15 +251,18 @@ class AsyncConnection:
         Returns:
             Bytes [N, count], `value:index:label`, highest value first.
         """
-        return await self._infer(model, batch, count, About(model.name, model.version))
+        inference = inference_of(model, batch, count)
+        about = About(model.name, model.version)
+        inferred = await self._servers.ask(lambda transport: transport.infer(inference), about)
+        return results_of(model, inference, inferred.output, count)
 
     async def infer_following(
         self, model: ServedModel, batch: np.ndarray, count: int
     ) -> tuple[ServedModel, np.ndarray]:
-        """As `infer_top`, by another version if that of the model is not served any more.
+        """As `infer_top`, by the version that the server chooses.
 
-        After a promotion, the server has unloaded the version that it described. In a fleet, some
-        servers may still have it.
+        After a promotion, it is another one than the server has described. In a fleet, it may
+        differ from request to request.
 
         Args:
             model: The model as `describe` or this method returned it.
@@ -269,32 +275,38 @@ class AsyncConnection:
         Raises:
             ModelUnavailable: No version answers, or the new one is used in another way.
         """
-        in_a_row = 0  # refusals of the version that is described
+        inference = inference_of(replace(model, version=""), batch, count)
+        about = About(model.name, is_awaited=False)
         for number in range(1, _MOST_FOLLOWS + 1):
-            about = About(model.name, model.version, is_awaited=False)
             try:
-                return model, await self._infer(model, batch, count, about)
+                inferred = await self._servers.ask(lambda each: each.infer(inference), about)
+            except RequestRejected as error:
+                if not error.is_overload:  # perhaps it would have been right for another version
+                    _check_use(model, await self.describe(model.name))
+                raise
             except ModelUnavailable:
-                now = await self.describe(model.name)  # waits for a model that is loaded again
-                in_a_row = in_a_row + 1 if now.version == model.version else 0
-                if number == _MOST_FOLLOWS or in_a_row == _MOST_IN_A_ROW:
+                await self.describe(model.name)  # waits for a model that is loaded again
+                if number == _MOST_FOLLOWS:
                     raise
-            if not now.is_used_like(model):
-                raise ModelUnavailable(
-                    f"version {model.version} of model {model.name!r} was replaced by version "
-                    f"{now.version}, which takes or answers otherwise: connect again"
-                )
-            model = now
-            if in_a_row:
-                await self._servers.sleep(_POLL_S)
-        raise AssertionError
+            else:
+                used = await self._version(model, inferred.version)
+                if used is not None:
+                    _check_use(model, used)
+                    return used, results_of(used, inference, inferred.output, count)
+            await self._servers.sleep(_POLL_S)
+        return model, await self.infer_top(model, batch, count)
 
-    async def _infer(
-        self, model: ServedModel, batch: np.ndarray, count: int, about: About
-    ) -> np.ndarray:
-        inference = inference_of(model, batch, count)
-        answer = await self._servers.ask(lambda transport: transport.infer(inference), about)
-        return results_of(model, inference, answer, count)
+    async def _version(self, model: ServedModel, version: str) -> ServedModel | None:
+        """How a version is used that has answered. None if no server has it any more."""
+        if version in ("", model.version):
+            return model
+        key = model.name, version
+        if key not in self._answered:
+            try:
+                self._answered[key] = await self.describe(*key)
+            except (ModelUnavailable, ServerUnreachable):
+                return None
+        return self._answered[key]
 
 
 class Connection:
@@ -381,6 +393,19 @@ class _BlockingConnection(AsyncConnection):
     """A connection whose coroutines never suspend."""
 
     _blocking = True
+
+
+def _check_use(model: ServedModel, now: ServedModel) -> None:
+    """Refuse a version that takes or answers otherwise than the one that was described.
+
+    Raises:
+        ModelUnavailable: It does.
+    """
+    if not now.is_used_like(model):
+        raise ModelUnavailable(
+            f"version {model.version} of model {model.name!r} was replaced by version "
+            f"{now.version}, which takes or answers otherwise: connect again"
+        ) from None
 
 
 def _finished(coroutine: Coroutine[Any, Any, Result]) -> Result:

@@ -25,6 +25,9 @@ WEIGHTS_PARAMETER, SEEDED = "weights", "seeded"
 # Present only if the artifact was published with a larger error than the export allows by default.
 ALLOWED_ERROR_PARAMETER = "parity.allow_error"
 UNPROVEN_PARAMETER = "parity.unproven"
+# The version of a model that answers a share of the requests for a time. A caller that keeps to one
+# version keeps to another one.
+CANARY_PARAMETER = "canary"
 # Pixels of a resized image that is held in memory as a whole. Pillow uses 4 bytes for each.
 _MAX_RESIZED_PIXELS = 1 << 24
 # The layouts: normalised values, channels first, and pixels that the model normalises itself.

@@ -54,6 +54,7 @@ class Launch:
         gateway_restarts: How often this gateway died and was started again.
         aside: Names who judges a version on this server, for whose sake its gateway sends it no
             requests now, unless no other server answers.
+        canary: Names who has this server answer a share of the requests with another version now.
         file: The file that this was read from.
     """
 
@@ -74,6 +75,7 @@ class Launch:
     replicas: int = 0
     gateway_restarts: int = 0
     aside: str = ""
+    canary: str = ""
     file: Path = Path()
 
     @property

@@ -16,6 +16,9 @@ TRANSPORTS = {
     "grpc": "seresnext101_triton.client.transport_grpc",
     "http": "seresnext101_triton.client.transport_http",
 }
+# The header that repeats the version that a request of gRPC names, as `MODEL/VERSION`: gateways see
+# it there. HTTP has it in the path, quoted in the same way.
+VERSION_HEADER = "seresnext101-version"
 
 
 class Meaning(Enum):

@@ -11,6 +11,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from seresnext101_triton.client.contract import (
     ALLOWED_ERROR_PARAMETER,
+    CANARY_PARAMETER,
     PREPROCESSING_PREFIX,
     SEEDED,
     UNPROVEN_PARAMETER,
@@ -116,7 +117,7 @@ def read_served_model(name: str, versions: Sequence[str], config: pb.ModelConfig
 
     Args:
         name: Name of the model.
-        versions: The versions that answer. The newest one is taken.
+        versions: The versions that answer. The newest one is taken that is not on trial.
         config: The model's config.
 
     Raises:
@@ -142,6 +143,8 @@ def read_served_model(name: str, versions: Sequence[str], config: pb.ModelConfig
         )
     if not versions:
         raise ContractError("the server names no version of it")
+    trial = parameters.get(CANARY_PARAMETER)
+    versions = [version for version in versions if version != trial] or versions
     output_kind = OutputKind.from_parameters(parameters)
     preprocessing = Preprocessing.from_parameters(parameters)
     dtype = np.dtype(np.object_) if image_input == "bytes" else _INPUT_TYPES[tensor.data_type]

@@ -219,6 +219,19 @@ class Inference:
     classes: int = 0
 
 
+@dataclass(frozen=True)
+class Inferred:
+    """The answer to an `Inference`.
+
+    Attributes:
+        output: The output; None if the answer lacks it.
+        version: The version of the model that answered; empty if the server does not say it.
+    """
+
+    output: np.ndarray | None
+    version: str = ""
+
+
 class Transport(ABC):
     """One protocol to one server.
 
@@ -277,8 +290,8 @@ class Transport(ABC):
     async def statistics(self, model: str, version: str) -> list[service_pb2.ModelStatistics]:
         """What the server has counted of each version of a model, or of all models."""
 
-    async def infer(self, inference: Inference) -> np.ndarray | None:
-        """One output for one batch; None if the answer lacks this output.
+    async def infer(self, inference: Inference) -> Inferred:
+        """One output for one batch.
 
         The batch is passed in shared memory if the options ask for it and it is possible.
         """
@@ -306,16 +319,18 @@ class Transport(ABC):
             await self._shared.close()
         await self._close()
 
-    async def _infer(self, inference: Inference, tensor: Any) -> np.ndarray | None:
+    async def _infer(self, inference: Inference, tensor: Any) -> Inferred:
         output = inference.output
         wanted = self.triton.InferRequestedOutput(output, class_count=inference.classes)
         result = await self._send_inference(inference, tensor, wanted)
+        response = result.get_response()  # of HTTP, it is a dict
+        is_dict = isinstance(response, dict)
+        version = response.get("model_version") if is_dict else response.model_version
         try:
-            answer: np.ndarray | None = result.as_numpy(output)
+            return Inferred(result.as_numpy(output), str(version or ""))
         except Exception as error:  # noqa: BLE001  (numpy and tritonclient raise many types)
             name = type(error).__name__
             raise ContractError(f"the answer's tensor {output!r} cannot be read: {name}") from None
-        return answer
 
     def _input(self, inference: Inference) -> Any:
         batch = inference.batch

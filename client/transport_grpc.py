@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
+from urllib.parse import quote
 
 import tritonclient.grpc
 from tritonclient.grpc import model_config_pb2 as pb
@@ -14,7 +15,7 @@ from tritonclient.grpc import service_pb2
 
 from seresnext101_triton.client.address import Address
 from seresnext101_triton.client.errors import UsageError
-from seresnext101_triton.client.protocols import Meaning, Protocol
+from seresnext101_triton.client.protocols import VERSION_HEADER, Meaning, Protocol
 from seresnext101_triton.client.transport import (
     LARGEST_ANSWER,
     Inference,
@@ -143,19 +144,23 @@ class _Grpc(Transport):
         return {"name": facts.name, "version": facts.version, "extensions": extensions}
 
     async def versions(self, model: str, version: str) -> list[str]:
-        return list((await self._call("get_model_metadata", model, version)).versions)
+        return list((await self._of_model("get_model_metadata", model, version)).versions)
 
     async def config(self, model: str, version: str) -> pb.ModelConfig:
-        return (await self._call("get_model_config", model, version)).config
+        return (await self._of_model("get_model_config", model, version)).config
 
     async def statistics(self, model: str, version: str) -> list[service_pb2.ModelStatistics]:
-        return list((await self._call("get_inference_statistics", model, version)).model_stats)
+        answer = await self._of_model("get_inference_statistics", model, version)
+        return list(answer.model_stats)
 
     async def _send_inference(self, inference: Inference, tensor: Any, output: Any) -> Any:
-        model, version = inference.model, inference.version
-        compression = self.options.compression
-        return await self._call(
-            "infer", model, [tensor], version, [output], compression_algorithm=compression
+        return await self._of_model(
+            "infer",
+            inference.model,
+            inference.version,
+            inputs=[tensor],
+            outputs=[output],
+            compression_algorithm=self.options.compression,
         )
 
     async def _register(self, name: str, key: str, size: int) -> None:
@@ -169,14 +174,26 @@ class _Grpc(Transport):
         if inspect.isawaitable(closing):
             await closing
 
+    async def _of_model(self, method: str, model: str, version: str, **options: Any) -> Any:
+        """Call a method about a model, and tell gateways the version if one is named."""
+        headers = {VERSION_HEADER: f"{quote(model, '')}/{quote(version, '')}"} if version else {}
+        return await self._call(
+            method, model, model_version=version, headers=self._headers | headers, **options
+        )
+
     async def _call(
-        self, method: str, *arguments: Any, timeout_s: float | None = None, **options: Any
+        self,
+        method: str,
+        *arguments: Any,
+        timeout_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        **options: Any,
     ) -> Any:
         """Call a method of tritonclient, which is a coroutine in its module for asyncio."""
         answer = getattr(self._client, method)(
             *arguments,
             client_timeout=timeout_s or self.options.timeout_s,
-            headers=self._headers,
+            headers=headers or self._headers,
             **options,
         )
         return await answer if inspect.isawaitable(answer) else answer

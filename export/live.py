@@ -77,7 +77,7 @@ def follow(
                 judged.push(rotation)
                 rotation.enter_context(aside(launch))
             control.load(model)
-            _wait(control, model, set(versions))
+            wait_for(control, model, set(versions))
             if judged is not None:
                 spot_check(launch, model, max(versions))
             rotation.close()
@@ -86,7 +86,7 @@ def follow(
     return followed
 
 
-def _wait(control: Control, model: str, versions: set[int]) -> None:
+def wait_for(control: Control, model: str, versions: set[int]) -> None:
     """Wait until exactly these versions are ready.
 
     A server that follows the repository may need a moment, because its launcher acts too.

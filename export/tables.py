@@ -10,9 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from seresnext101_triton import as_typed
 from seresnext101_triton.client.documents import print_json
 from seresnext101_triton.client.output import say, standard_output
 from seresnext101_triton.client.text import printable
+from seresnext101_triton.export.canary import Trial
 from seresnext101_triton.export.history import History, Version
 from seresnext101_triton.export.operations import Pruned, Switch
 from seresnext101_triton.export.verification import Verdict
@@ -101,6 +103,35 @@ def print_switch(switch: Switch, *, as_json: bool) -> None:
         else "a version that is published next is served"
     )
     _print_lines(lines)
+
+
+def print_trial(trial: Trial, *, as_json: bool) -> None:
+    """What callers got from the version that was tried, and from the served one."""
+    if as_json:
+        print_json(asdict(trial))
+        return
+    _print_rows(
+        ("version", "requests", "failed", "queue ms", "compute ms"),
+        [
+            (
+                row.version,
+                f"{row.requests_per_s * trial.seconds:.0f}",
+                str(row.failed),
+                *("-" if ms is None else f"{ms:.1f}" for ms in (row.queue_ms, row.compute_ms)),
+            )
+            for row in trial.rows
+        ],
+    )
+    asked = trial.rows[-1].requests_per_s
+    _print_lines(
+        [
+            f"{trial.model}: all callers get version {trial.before} again",
+            "to serve the other one: "
+            + as_typed(f"python -m export promote {trial.model} --to {trial.version}")
+            if asked
+            else f"no caller has used version {trial.version}, so that it was not judged by them",
+        ]
+    )
 
 
 def print_pruned(done: Sequence[Pruned], *, as_json: bool) -> None:

@@ -10,7 +10,7 @@ import fcntl
 import http.client
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,24 @@ class Control:
         with self.exclusively():
             self._change(model, "unload", _ANSWER_TIMEOUT_S)
             self._change(model, "load", timeout_s)
+
+    def go_back(self, model: str, unwanted: Collection[int]) -> None:
+        """Load a model again, whose config names other versions now, and wait for the others' end.
+
+        Triton may have loaded a version before it has unloaded a newer one, which answers until
+        then.
+
+        Args:
+            model: The model.
+            unwanted: The versions that must not answer any more.
+
+        Raises:
+            LoadError: The model cannot be loaded.
+        """
+        self.load(model)
+        deadline = time.monotonic() + LOAD_TIMEOUT_S
+        while set(self.ready_versions(model)) & set(unwanted) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
 
     def wait_until_unloaded(self, models: Sequence[str], timeout_s: float) -> bool:
         """Wait until models have answered their last request. False if time has run out."""

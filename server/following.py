@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from seresnext101_triton.server.control import LOAD_TIMEOUT_S
 from seresnext101_triton.server.errors import LoadError, ServerError
 from seresnext101_triton.server.fleet.rotation import aside, rolling
 from seresnext101_triton.server.integrity import differences
@@ -22,8 +20,6 @@ from seresnext101_triton.server.models import servable, versions_to_serve
 from seresnext101_triton.server.soak import failed_share, soak
 from seresnext101_triton.server.spot_check import spot_check
 from seresnext101_triton.server.versions import CONFIG_FILENAME, taken_numbers
-
-_POLL_S = 0.05
 
 # What differs after a change of a model: its folder, its config, or its versions.
 Signature = tuple[int, int, int, tuple[int, ...]]
@@ -132,29 +128,14 @@ class Follower:
                 self._server.view.pin(folder, before)
             else:
                 self._server.view.hide(folder.name)
-        if unload:
-            self._go_back(folder.name, before, unload)
+        if unload and before:
+            self._server.control.go_back(folder.name, unload)
+        elif unload:
+            self._server.control.unload(folder.name)
         if before:
             self._tell(f"model {folder.name}: {_named(before)} still served, because {why}")
         else:
             self._tell(f"model {folder.name}: not served, because {why}")
-
-    def _go_back(self, model: str, before: list[int], unload: Collection[int]) -> None:
-        """Have the server load what its view of the model shows again.
-
-        Triton may have loaded a version before it has unloaded a newer one, which answers until
-        then.
-        """
-        if not before:
-            self._server.control.unload(model)
-            return
-        self._server.control.load(model)
-        deadline = time.monotonic() + LOAD_TIMEOUT_S
-        while (
-            set(self._server.control.ready_versions(model)) & set(unload)
-            and time.monotonic() < deadline
-        ):
-            time.sleep(_POLL_S)
 
     @staticmethod
     def _refusal(folder: Path) -> str:

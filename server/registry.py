@@ -33,8 +33,9 @@ _TEMPORARY = Path("/tmp")  # noqa: S108  (Triton's Python backend does not look 
 _ENVIRONMENTS = "python_env_??????"
 _CLOCKS_DIFFER_S = 1.0  # the time of a file and of a process, at most
 _WRITABLE_BY_OTHERS = 0o022
-# What those lock who change the models of the server, and those who judge a version on it.
-_LOCKS = (".control", ".aside")
+# What those lock who change the models of a server, who judge a version on it, and who have it
+# answer a share of the requests with another version.
+_LOCKS = (".control", ".aside", ".canary")
 
 
 class Registration:

@@ -6,13 +6,14 @@ served, whatever the version policy says, it is a link to a folder with a config
 
 from __future__ import annotations
 
-import itertools
 import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from google.protobuf import text_format
 
+from seresnext101_triton.client.launches import Launch
 from seresnext101_triton.server.versions import (
     CONFIG_FILENAME,
     LABELS_FILENAME,
@@ -21,18 +22,24 @@ from seresnext101_triton.server.versions import (
     taken_numbers,
 )
 
+_PINNED = "pinned"  # the folder of a workspace with the entries that have a config of their own
+
 
 class View:
-    """The repository of one server.
+    """The repository of one server. Of several processes, one at a time may change it.
 
     Args:
-        models: An empty folder, which the server takes for its repository.
-        pinned: A folder that does not exist yet, for the entries with a config of their own.
+        models: The folder that the server takes for its repository.
+        pinned: A folder for the entries with a config of their own. It may not exist yet.
     """
 
     def __init__(self, models: Path, pinned: Path) -> None:
         self._models, self._pinned = models, pinned
-        self._numbers = itertools.count(1)
+
+    @classmethod
+    def of(cls, launch: Launch) -> View:
+        """The repository that the server of a launch sees."""
+        return cls(launch.models_folder, Path(launch.workspace, _PINNED))
 
     def show(self, folder: Path) -> None:
         """Show a model as its folder is.
@@ -42,26 +49,36 @@ class View:
         """
         self._enter(folder.name, folder.resolve())
 
-    def pin(self, folder: Path, versions: Sequence[int], name: str = "") -> None:
+    def pin(
+        self,
+        folder: Path,
+        versions: Sequence[int],
+        name: str = "",
+        parameters: Mapping[str, str] | None = None,
+    ) -> None:
         """Show a model with these versions, and with the config and the labels of the newest one.
 
         Args:
             folder: The folder of the model.
             versions: The versions.
             name: The name of the model for the server, if it is not that of the folder.
+            parameters: What the config has in its section `parameters` besides.
 
         Raises:
             OSError: The entry cannot be written, or the folder cannot be read.
             ValueError: The config of the version is not a config.
         """
         name, source = name or folder.name, folder.resolve()
-        entry = self._pinned / str(next(self._numbers)) / name
-        entry.mkdir(parents=True)
+        self._pinned.mkdir(exist_ok=True)
+        entry = Path(tempfile.mkdtemp(dir=self._pinned), name)
+        entry.mkdir()
         kept = source / str(versions[-1])
         own = kept if (kept / CONFIG_FILENAME).is_file() else source
         config = read_config(own)
         config.name = name
         config.version_policy.CopyFrom(pinned_policy(*versions))
+        for key, value in (parameters or {}).items():
+            config.parameters[key].string_value = value
         (entry / CONFIG_FILENAME).write_text(text_format.MessageToString(config), encoding="utf-8")
         if (own / LABELS_FILENAME).is_file():
             # A copy: a promotion moves the file, and Triton cannot read a link that leads nowhere.

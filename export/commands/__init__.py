@@ -17,7 +17,7 @@ from seresnext101_triton.client.options import positive, waiting
 from seresnext101_triton.client.output import flags_of, report
 from seresnext101_triton.client.parser import Parser
 
-COMMANDS = ("versions", "promote", "rollback", "prune", "verify")
+COMMANDS = ("versions", "canary", "promote", "rollback", "prune", "verify")
 
 
 class Command(Protocol):

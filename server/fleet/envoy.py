@@ -148,28 +148,30 @@ class Envoy:
 
     def send_to(self, servers: tuple[Endpoint, ...]) -> None:
         """Have the servers get requests, or not, as they say."""
-        self._gateway = replace(self._gateway, servers=servers)
-        self._gateway.write_rotation()
+        if servers != self._gateway.servers:
+            self._gateway = replace(self._gateway, servers=servers)
+            self._gateway.write_rotation()
 
     def follows(self) -> bool:
         """Whether it does what `send_to` has said. One that starts reads it first."""
         if self.is_recovering:
             return True
         wanted = {
-            getattr(each, name): each.is_aside
+            getattr(each, name): (each.is_aside, each.weight)
             for each in self._gateway.servers
             for name in PROTOCOLS
         }
-        with suppress(OSError, http.client.HTTPException, ValueError):
+        with suppress(OSError, http.client.HTTPException, ValueError, KeyError):
             found = json.loads(self._ask("GET", "/clusters?format=json"))["cluster_statuses"]
             hosts = [host for cluster in found for host in cluster["host_statuses"]]
-            asides = {
+            shares = {
                 host["address"]["socket_address"]["port_value"]: (
-                    host["health_status"].get("eds_health_status") == "DRAINING"
+                    host["health_status"].get("eds_health_status") == "DRAINING",
+                    host["weight"],
                 )
                 for host in hosts
             }
-            return wanted.items() <= asides.items()
+            return wanted.items() <= shares.items()
         return False
 
     def look(self) -> None:

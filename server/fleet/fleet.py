@@ -6,10 +6,12 @@ import os
 import secrets
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 from seresnext101_triton.client.errors import UsageError
 from seresnext101_triton.client.launches import Launch
@@ -21,7 +23,7 @@ from seresnext101_triton.server.errors import ServerError
 from seresnext101_triton.server.fleet.envoy import Envoy, admin_socket, find_envoy
 from seresnext101_triton.server.fleet.gateway import Endpoint, Gateway
 from seresnext101_triton.server.fleet.metrics import MetricsPage
-from seresnext101_triton.server.fleet.rotation import judge_of
+from seresnext101_triton.server.fleet.rotation import Canary, canary_of, judge_of
 from seresnext101_triton.server.keeping import KeptServer
 from seresnext101_triton.server.launcher import Server
 from seresnext101_triton.server.ports import LOCALHOST, Ports, bare_address
@@ -30,6 +32,7 @@ from seresnext101_triton.server.tracing import Tracing
 from seresnext101_triton.server.workspace import unusable
 
 _DRAIN_S = 10.0
+_AGAIN_S = 0.5  # between attempts to go back to the version of before a canary
 
 
 class _Replica(KeptServer):
@@ -39,6 +42,7 @@ class _Replica(KeptServer):
         name: Its number, which begins at 0.
         cpus: The logical processors on which it runs.
         has_started: Whether it has been up once.
+        canary: The version for whose sake it gets another share of the requests than the others.
     """
 
     def __init__(
@@ -46,6 +50,51 @@ class _Replica(KeptServer):
     ) -> None:
         super().__init__(server, say)
         self.name, self.cpus, self.has_started = name, cpus, False
+        self.canary: Canary | None = None
+        self._say = say
+        self._ending = threading.Event()
+        self._return: threading.Thread | None = None
+
+    @property
+    def is_going_back(self) -> bool:
+        """Whether the version of a canary is being replaced by that of before."""
+        return self._return is not None
+
+    def heed_canary(self) -> None:
+        """See whether a share of the requests is asked for, and go back when it no longer is."""
+        if self._return is not None:
+            if not self._return.is_alive():
+                self.canary = self._return = None
+        elif wanted := canary_of(self.launch):
+            self.canary = wanted
+        elif self.canary is not None:
+            self._return = threading.Thread(target=self._go_back, args=(self.canary,), daemon=True)
+            self._return.start()
+
+    def stop(self) -> None:
+        """End the server. This can be called at any time."""
+        self._ending.set()
+        super().stop()
+
+    def _go_back(self, canary: Canary) -> None:
+        """Load the versions of before, as soon as the server does it."""
+        server, told = self.server, ""
+        folder = server.repository / canary.model
+        while not self._ending.is_set():
+            try:
+                # Triton takes no notice of a config that is older than the one that it has, as that
+                # of the folder is.
+                with server.control.exclusively():
+                    server.view.pin(folder, canary.before)
+                server.control.go_back(canary.model, [canary.version])
+                with server.control.exclusively():
+                    server.view.show(folder)
+                return
+            except (ServerError, OSError, ValueError) as error:  # it may have died
+                if str(error) != told:
+                    told = str(error)
+                    self._say(f"model {canary.model}: {error}; it is tried again")
+                self._ending.wait(_AGAIN_S)
 
 
 class Fleet:
@@ -269,27 +318,44 @@ class Fleet:
 
     def _endpoints(self) -> tuple[Endpoint, ...]:
         """The servers as the gateway is to see them."""
-        ports = {each.name: each.server.ports for each in self._replicas}
-        return tuple(
-            Endpoint(LOCALHOST, each.grpc, each.http, is_aside=name in self._out)
-            for name, each in ports.items()
+        canary = next((each.canary for each in self._replicas if each.canary), None)
+        others = sum(
+            not (each.canary or each.is_recovering or each.name in self._out)
+            for each in self._replicas
         )
+        found = []
+        for each in self._replicas:
+            weight, extra = 100 - canary.percent if canary else 1, ""
+            ports, is_aside = each.server.ports, each.name in self._out
+            if each.canary:
+                weight = each.canary.percent * max(1, others)
+                if not (is_aside or each.is_recovering):
+                    extra = f"{quote(each.canary.model, '')}/{each.canary.version}"
+            found.append(Endpoint(LOCALHOST, ports.grpc, ports.http, is_aside, weight, extra))
+        return tuple(found)
 
     def _rotate(self) -> None:
         """Send no requests to servers on which a version is judged, as long as one is left."""
         assert self._envoy is not None
         judges = {each.name: judge_of(each.launch) for each in self._replicas}
+        for each in self._replicas:  # after the judges: who asks for both ends the canary first
+            each.heed_canary()
+            if each.canary and each.is_going_back:
+                judges[each.name] = judges[each.name] or f"the end of {each.canary.name}"
         out = {name for name in self._out if judges.get(name)}
         for one in self._replicas:
             others = (each for each in self._replicas if each is not one and each.name not in out)
             if judges[one.name] and not all(each.is_recovering for each in others):
                 out.add(one.name)
-        if out != self._out:
-            self._out = out
-            self._envoy.send_to(self._endpoints())
+        self._out = out
+        self._envoy.send_to(self._endpoints())
         for each in self._replicas:
-            if each.launch.aside != judges[each.name] and self._envoy.follows():
-                each.server.publish(aside=judges[each.name])
+            now = {
+                "aside": judges[each.name],
+                "canary": each.canary.name if each.canary else "",
+            }
+            if now != {name: getattr(each.launch, name) for name in now} and self._envoy.follows():
+                each.server.publish(**now)
 
     def _give_up(self, replica: _Replica, error: ServerError) -> None:
         self._say(f"replica {replica.name}: {error}; it is given up, and the others go on")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seresnext101_triton.client.protocols import VERSION_HEADER
 from seresnext101_triton.server.ports import LOCALHOST
 
 # A request is kept until its answer has come, so that it can be sent to another server. A batch of
@@ -22,6 +23,9 @@ _STREAM_WINDOW, _CONNECTION_WINDOW = 16 << 20, 64 << 20
 _CONNECT_TIMEOUT = "1s"
 _HEALTH_INTERVAL, _HEALTH_TIMEOUT = "1s", "2s"
 _TYPES = "type.googleapis.com/"
+_VERSION = "version"
+_VERSION_PATH = "^/v2/models/([^/]+)/versions/([^/?]+).*$"
+_NOTES = "envoy.extensions.filters.http.header_to_metadata.v3.Config"
 _ROUTER = "envoy.extensions.filters.http.router.v3.Router"
 _ASSIGNMENT = "envoy.config.endpoint.v3.ClusterLoadAssignment"
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -40,12 +44,16 @@ class Endpoint:
         grpc: Port for gRPC.
         http: Port for HTTP.
         is_aside: Whether it gets no requests now, although it answers.
+        weight: Its share of the requests is this, divided by the sum for all servers.
+        extra: `MODEL/VERSION`, a version that only this server has. Requests that name it get here.
     """
 
     host: str
     grpc: int = 8001
     http: int = 8000
     is_aside: bool = False
+    weight: int = 1
+    extra: str = ""
 
     @property
     def is_address(self) -> bool:
@@ -151,12 +159,8 @@ def _listener(name: str, gateway: Gateway, port: int) -> Message:
             ]
         },
         "http_filters": [
-            {
-                "name": "envoy.filters.http.router",
-                "typed_config": {
-                    "@type": f"{_TYPES}envoy.extensions.filters.http.router.v3.Router"
-                },
-            }
+            *([_named_version(name)] if gateway.rotation else []),
+            {"name": "envoy.filters.http.router", "typed_config": {"@type": f"{_TYPES}{_ROUTER}"}},
         ],
     }
     return {
@@ -174,6 +178,23 @@ def _listener(name: str, gateway: Gateway, port: int) -> Message:
                 ]
             }
         ],
+    }
+
+
+def _named_version(name: str) -> Message:
+    """Notes the version that a request names, by which a cluster chooses among its servers.
+
+    It is in the path of HTTP. gRPC has it in the message only, so that our client repeats it in a
+    header.
+    """
+    noted = {"metadata_namespace": "envoy.lb", "key": _VERSION, "type": "STRING"}
+    rule: Message = {"header": VERSION_HEADER, "on_header_present": noted}
+    if name == "http":
+        rewrite = {"pattern": {"regex": _VERSION_PATH}, "substitution": r"\1/\2"}
+        rule = {"header": ":path", "on_header_present": noted | {"regex_value_rewrite": rewrite}}
+    return {
+        "name": "envoy.filters.http.header_to_metadata",
+        "typed_config": {"@type": f"{_TYPES}{_NOTES}", "request_rules": [rule]},
     }
 
 
@@ -213,6 +234,12 @@ def _assignment(name: str, gateway: Gateway) -> Message:
             "endpoint": {"address": _socket(each.host, getattr(each, name))},
             # Requests that it has are answered.
             **({"health_status": "DRAINING"} if each.is_aside else {}),
+            **({"load_balancing_weight": each.weight} if each.weight != 1 else {}),
+            **(
+                {"metadata": {"filter_metadata": {"envoy.lb": {_VERSION: each.extra}}}}
+                if each.extra
+                else {}
+            ),
         }
         for each in gateway.servers
     ]
@@ -239,6 +266,23 @@ def _servers(name: str, gateway: Gateway) -> Message:
     return {"type": "STRICT_DNS", **dns, **assignment}
 
 
+def _weights() -> Message:
+    """Have weights that differ be kept exactly, however many requests the servers have."""
+    return {
+        "active_request_bias": {"default_value": 0.0, "runtime_key": "active_request_bias"},
+    }
+
+
+def _versions() -> Message:
+    """Send a request that names a version of `Endpoint.extra` there, and others to any server."""
+    return {
+        "lb_subset_config": {
+            "fallback_policy": "ANY_ENDPOINT",
+            "subset_selectors": [{"keys": [_VERSION]}],
+        }
+    }
+
+
 def _cluster(name: str, gateway: Gateway) -> Message:
     if name == "grpc":
         spoken: Message = {"http2_protocol_options": _windows()}
@@ -253,7 +297,8 @@ def _cluster(name: str, gateway: Gateway) -> Message:
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
         "lb_policy": "LEAST_REQUEST",
         # Of a few servers, two random choices are often the same one.
-        "least_request_lb_config": {"choice_count": 3},
+        "least_request_lb_config": {"choice_count": 3, **(_weights() if gateway.rotation else {})},
+        **(_versions() if gateway.rotation else {}),
         # A request is never sent to a server that is known to be absent. If all are, the client is
         # told at once.
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},

@@ -13,7 +13,7 @@ from tritonclient.utils import InferenceServerException
 from seresnext101_triton.client.address import Address
 from seresnext101_triton.client.contract import OUTPUT_KIND_PARAMETER, Preprocessing
 from seresnext101_triton.client.protocols import Meaning, Protocol
-from seresnext101_triton.client.transport import Inference, Transport, TransportOptions
+from seresnext101_triton.client.transport import Inference, Inferred, Transport, TransportOptions
 
 PROTOCOL = Protocol(
     name="toy",
@@ -65,8 +65,9 @@ class Toy(Transport):
     async def statistics(self, model: str, version: str) -> list[service_pb2.ModelStatistics]:
         return []
 
-    async def infer(self, inference: Inference) -> np.ndarray:
-        return np.array([[b"0.75:1:dog", b"0.25:0:cat"]] * len(inference.batch), np.object_)
+    async def infer(self, inference: Inference) -> Inferred:
+        rows = [[b"0.75:1:dog", b"0.25:0:cat"]] * len(inference.batch)
+        return Inferred(np.array(rows, np.object_))
 
     async def _send_inference(self, inference: Inference, tensor: Any, output: Any) -> Any:
         raise NotImplementedError

@@ -5,14 +5,19 @@ The tests share one fleet, and the last one ends it.
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -175,6 +180,66 @@ def test_a_server_gets_no_requests_while_it_is_judged(started):
         for each in slow:
             each.result()
         assert until(lambda: bool(classifier.classify(PHOTOGRAPH)) and counted(MODEL) > before)
+
+
+def test_a_canary_answers_its_share_and_a_bad_one_nothing(started, capsys):
+    folder, repository = started.repository / MODEL, ["--repository", str(started.repository)]
+    assert export(["promote", MODEL, "--to", "1", *repository]) == 0
+    shutil.copytree(folder / "1", folder / "2")
+    wrong = shutil.copytree(folder / "1", folder / "3")
+    (wrong / ARTIFACT).write_bytes(mistaken(wrong / ARTIFACT))
+    rewrite_manifest(wrong)
+    launch = started.launch(gateway=True)
+    urls = launch.url, f"http://{launch.host}:{launch.http}"
+    words = ["--percent", "20", "--soak", "2", "--json", *repository]
+    capsys.readouterr()
+    with asking(urls) as seen:
+        assert export(["canary", MODEL, "--to", "2", *words]) == 0
+        assert served(started) == [{"1"}, {"1"}]
+    assert seen == [{"1", "2"}, {"1", "2"}]
+    before, tried = json.loads(capsys.readouterr().out)["rows"]
+    count = 2 * (before["requests_per_s"] + tried["requests_per_s"])
+    assert abs(2 * tried["requests_per_s"] - 0.2 * count) < 5 * math.sqrt(0.16 * count) + 5
+
+    with asking(urls, follow=False) as seen:
+        assert export(["canary", MODEL, "--to", "3", *words]) == 1
+        assert re.search("version 3 of .* answers otherwise", capsys.readouterr().err)
+        assert served(started) == [{"1"}, {"1"}]
+        command = [sys.executable, "-m", "export", "canary", MODEL, "--to", "2", *repository]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as killed:
+            assert killed.stderr and "10 % of the requests" in killed.stderr.readline()
+            assert {"1", "2"} in served(started)
+            with Classifier(launch.url, MODEL, version="2") as named:
+                for _ in range(8):
+                    named.classify(PHOTOGRAPH)
+            killed.kill()
+        assert until(lambda: served(started) == [{"1"}, {"1"}])
+    assert seen == [{"1"}, {"1"}]
+    for version in "23":
+        shutil.rmtree(folder / version)
+    assert export(["promote", MODEL, *repository]) == 0
+
+
+@contextmanager
+def asking(urls: Sequence[str], **options: bool) -> Iterator[list[set[str]]]:
+    """Ask at each address meanwhile. At the end, the versions that have answered there."""
+    ended, found = threading.Event(), []
+
+    def call(url: str) -> set[str]:
+        with Classifier(url, MODEL, **options) as classifier:
+            batch, versions = classifier.prepare(PHOTOGRAPH)[None], set()
+            while not ended.is_set():
+                classifier.infer(batch)
+                versions.add(classifier.model.version)
+            return versions
+
+    with ThreadPoolExecutor(len(urls)) as pool:
+        callers = [pool.submit(call, url) for url in urls]
+        try:
+            yield found
+        finally:
+            ended.set()
+        found += [each.result() for each in callers]
 
 
 def test_a_promotion_reaches_every_server_and_a_bad_one_none(started, capsys):
