@@ -14,6 +14,7 @@ from seresnext101_triton.server.fleet.rotation import aside
 from seresnext101_triton.server.soak import failed_share, soak
 from seresnext101_triton.server.spot_check import spot_check
 from seresnext101_triton.server.syncing import served_folder
+from seresnext101_triton.server.view import View
 
 _FOLLOWS_WITHIN_S = 60.0
 _POLL_S = 0.05
@@ -76,6 +77,8 @@ def follow(
             if judged is not None:
                 judged.push(rotation)
                 rotation.enter_context(aside(launch))
+            with control.exclusively():  # a launcher may have kept the versions of before
+                View.of(launch).show(Path(launch.repository, model))
             control.load(model)
             wait_for(control, model, set(versions))
             if judged is not None:

@@ -94,7 +94,12 @@ class Follower:
             self._keep(folder, before, self._server.plain(str(error)))
             return before
         now = self._server.control.ready_versions(folder.name)
-        if now and now != before:
+        if now == before != versions_to_serve(folder):
+            # Triton takes no notice of files that are older than the config of a view of ours: it
+            # stays with what was kept before, and shall do so when it is started again.
+            with self._server.control.exclusively():
+                self._server.view.pin(folder, before)
+        elif now and now != before:
             try:
                 spot_check(self._server.launch, folder.name, now[-1])
             except LoadError as error:

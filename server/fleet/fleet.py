@@ -236,7 +236,7 @@ class Fleet:
         self.models = self._replicas[0].models
         for each in self._replicas:
             self._say(
-                f"  replica {each.name}: process {each.server.pid} on processors "
+                f"  replica {each.name} at {each.launch.url}: process {each.server.pid} on processors "
                 f"{', '.join(map(str, sorted(each.cpus)))}"
             )
         self._publish(state="ready")

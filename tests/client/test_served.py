@@ -59,6 +59,11 @@ def test_what_a_config_says():
     assert (least.allowed_error, least.image_input, least.axes) == ("", "", ("3", "8", "8"))
 
 
+def test_a_version_on_trial_is_taken_only_if_it_is_named():
+    assert read(CONFIG, {"canary": "10"}).version == "9"
+    assert read(CONFIG, {"canary": "10"}, versions=["10"]).version == "10"
+
+
 def test_what_takes_image_files():
     files = CONFIG.replace(TENSOR, 'name: "in" data_type: TYPE_STRING dims: [1]')
     model = read(files, {"image.input": "bytes"})

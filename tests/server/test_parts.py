@@ -83,11 +83,12 @@ def test_particular_versions_are_shown_with_the_config_of_the_newest_of_them(tmp
     assert selected(config, [1, 2, 3]) == [1, 2]
     assert (entry / "labels.txt").read_text() == "kept"
     assert not (entry / "labels.txt").is_symlink()
-    view.pin(model, [3], "other")
+    view.pin(model, [3], "other", {"canary": "3"})
     other = tmp_path / "seen" / "other"
     assert seen(other) == {"3", "configs", "config.pbtxt", "labels.txt"}
     config = read_config(other)
     assert (config.name, config.input[0].name) == ("other", "x")
+    assert config.parameters["canary"].string_value == "3"
     assert selected(config, [1, 2, 3]) == [3]
     assert (other / "labels.txt").read_text() == "newest"
     (model / "labels.txt").unlink()

@@ -33,12 +33,13 @@ from seresnext101_triton.client import Classifier, TransportOptions
 from seresnext101_triton.client.bulk import BulkEvents, BulkOptions, classify_into
 from seresnext101_triton.client.images import sample_photographs
 from seresnext101_triton.client.server_side import IMAGE_TENSOR
+from seresnext101_triton.export.canary import try_version
 from seresnext101_triton.export.format import OUTPUT
 from seresnext101_triton.export.operations import promote
 from seresnext101_triton.export.pipeline import export
 from seresnext101_triton.export.serving import ImageInput
 from seresnext101_triton.server.control import running
-from seresnext101_triton.server.errors import LoadError
+from seresnext101_triton.server.errors import LoadError, ServerError
 from seresnext101_triton.server.ports import owner
 from tests.conftest import FREE_PORTS, QUIET, onnx_convolution, tiny_request, write_model
 from tests.server.launching import DEADLINE_S, Launcher, launcher
@@ -294,6 +295,41 @@ def rolls(folder: Path, times: int, callers: int) -> None:
     )
 
 
+def canary(folder: Path, seconds: float, callers: int) -> None:
+    """Let callers of a fleet of two try a version, and then kill the server that has it."""
+    root = versions_of_one_model(folder / "models", 2)
+    promote(root, MODEL, to=1)
+    answers = {version: answer_of(root, version) for version in (1, 2)}
+    with launcher(root, "--replicas", "2") as started, ExitStack() as load:
+        url = started.launch(gateway=True).url
+        asking = [Caller(url, answers) for _ in range(callers)]
+        for each in asking:
+            load.enter_context(each.calling())
+
+        def kill(_: str) -> None:
+            (tried,) = (each for each in running(root) if each.canary)
+            os.kill(owner(tried.grpc) or 0, signal.SIGKILL)
+
+        trial = try_version(root, MODEL, 2, 10, seconds, print)
+        try:
+            try_version(root, MODEL, 2, 10, seconds, kill)
+            raise AssertionError("the server was killed, and its version accepted")
+        except ServerError as error:
+            print(f"killed: {error}")
+        before = [len(each.seen) for each in asking]
+        time.sleep(seconds)
+    errors = [error for each in asking for error in each.errors]
+    after = Counter(v for each, n in zip(asking, before, strict=True) for v in each.seen[n:])
+    seen = Counter(version for each in asking for version in each.seen)
+    assert not errors and set(seen) == {1, 2} and set(after) == {1}, (seen, after, errors[:3])
+    old, new = (round(row.requests_per_s * seconds) for row in trial.rows)
+    print(
+        f"{new} of {old + new} answers ({new / (old + new):.2%}) were of the version on trial; "
+        f"{seen.total()} answers to {callers} callers, none lost; afterwards {after.total()} of "
+        "the served version and none of the other"
+    )
+
+
 def _scores(client: grpc.InferenceServerClient, model: str, content: bytes) -> np.ndarray:
     """The scores of one image file, without this project's client."""
     tensor = grpc.InferInput(IMAGE_TENSOR, [1, 1], "BYTES")
@@ -344,6 +380,9 @@ def main() -> None:
     one = commands.add_parser("rolls")
     one.add_argument("--times", type=int, default=4)
     one.add_argument("--callers", type=int, default=16)
+    one = commands.add_parser("canary")
+    one.add_argument("--seconds", type=float, default=20)
+    one.add_argument("--callers", type=int, default=16)
     options = vars(parser.parse_args())
     trial = options.pop("trial")
     with tempfile.TemporaryDirectory() as folder:
@@ -353,6 +392,7 @@ def main() -> None:
             "garbage": garbage,
             "fleet": fleet,
             "rolls": rolls,
+            "canary": canary,
         }
         trials[trial](Path(folder), **options)
 

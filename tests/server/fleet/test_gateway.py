@@ -78,6 +78,22 @@ def test_the_file_that_kubernetes_gets_is_this_configuration():
     assert json.loads(stored.read_text()) == bootstrap(Gateway((pods,), address="0.0.0.0"))
 
 
+def test_what_a_canary_changes(tmp_path):
+    """Its server has another weight, and gets the requests that name its version."""
+    servers = Endpoint("::1", 1, 2, weight=90), Endpoint("::1", 3, 4, weight=10, extra="m/4")
+    gateway = Gateway(servers, admin_socket=tmp_path / "admin", rotation=tmp_path)
+    (tmp_path / "envoy.json").write_text(gateway.to_text())
+    gateway.write_rotation()
+    assert validate(tmp_path / "envoy.json").returncode == 0
+    for name in ("grpc", "http"):
+        (cluster,) = json.loads((tmp_path / f"{name}.json").read_text())["resources"]
+        (endpoints,) = cluster["endpoints"]
+        stable, canary = endpoints["lb_endpoints"]
+        assert (stable["load_balancing_weight"], canary["load_balancing_weight"]) == (90, 10)
+        assert canary["metadata"] == {"filter_metadata": {"envoy.lb": {"version": "m/4"}}}
+        assert "metadata" not in stable
+
+
 def test_what_one_machine_has_otherwise(tmp_path):
     """Addresses need no DNS; Envoy's own pages are at a socket; two Envoys take no port twice."""
     servers = (Endpoint("127.0.0.1", 11, 12), Endpoint("::1", 21, 22))

@@ -14,7 +14,14 @@ from seresnext101_triton.client import launches
 from seresnext101_triton.client.launches import Launch, is_locked
 from seresnext101_triton.server.errors import ServerError
 from seresnext101_triton.server.fleet import rotation
-from seresnext101_triton.server.fleet.rotation import aside, judge_of, rolling
+from seresnext101_triton.server.fleet.rotation import (
+    Canary,
+    aside,
+    canary_of,
+    judge_of,
+    on_trial,
+    rolling,
+)
 from tests.scripted import scripted
 from tests.waiting import until
 
@@ -68,9 +75,29 @@ def test_a_server_is_judged_when_its_fleet_says_that_it_is_aside(found):
     assert judge_of(first) == ""
 
 
+def test_a_canary_is_on_trial_until_the_fleet_has_gone_back(found):
+    first, canary = found["first"], Canary("m", 4, [3], 10)
+
+    def follow() -> None:
+        assert until(lambda: canary_of(first) == canary)
+        first.file.write_text(replace(first, canary=canary.name).to_json())
+        assert until(lambda: canary_of(first) is None)
+        assert not is_over.wait(0.05)
+        first.file.write_text(first.to_json())
+
+    is_over = threading.Event()
+    fleet = threading.Thread(target=follow)
+    fleet.start()
+    with pytest.raises(KeyError), on_trial(first, canary):
+        assert canary_of(found["second"]) is None and judge_of(first) == ""
+        raise KeyError
+    is_over.set()
+    fleet.join()
+
+
 def test_a_fleet_that_does_not_follow_is_told(found, monkeypatch):
     monkeypatch.setattr(rotation, "_WITHIN_S", 0.05)
-    message = f"launcher of the server at {found['first'].url} does not take it out of the rotation"
+    message = f"launcher of the server at {found['first'].url} does not change what its"
     with pytest.raises(ServerError, match=message), aside(found["first"]):
         pass
     assert judge_of(found["first"]) == ""
