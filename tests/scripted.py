@@ -94,7 +94,7 @@ def scripted(
         server.launch = replace(launch, **facts)  # type: ignore[arg-type]
         server.launch.file.touch(mode=0o600)
         server.launch.file.write_text(server.launch.to_json())
-        for suffix in (".control", ".aside"):
+        for suffix in (".control", ".aside", ".canary"):
             server.launch.file.with_suffix(suffix).touch()
         lock = stack.enter_context(server.launch.file.with_suffix(".lock").open("w"))
         fcntl.flock(lock, fcntl.LOCK_EX)

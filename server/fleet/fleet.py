@@ -236,8 +236,8 @@ class Fleet:
         self.models = self._replicas[0].models
         for each in self._replicas:
             self._say(
-                f"  replica {each.name} at {each.launch.url}: process {each.server.pid} on processors "
-                f"{', '.join(map(str, sorted(each.cpus)))}"
+                f"  replica {each.name}: {each.launch.url}, process {each.server.pid} on "
+                f"processors {', '.join(map(str, sorted(each.cpus)))}"
             )
         self._publish(state="ready")
         return True
@@ -276,14 +276,14 @@ class Fleet:
         self._publish(state="stopping")
         if self._envoy is not None:
             self._envoy.drain(_DRAIN_S)
-        self._on_all(_Replica.drain)
+        self._on_all(lambda each: each.drain())
 
     def stop(self) -> None:
         """End the gateway and the servers. This can be called at any time."""
         if self._envoy is not None:
             self._envoy.stop()
             self._envoy = None
-        self._on_all(_Replica.stop)
+        self._on_all(lambda each: each.stop())
         if self._page is not None:
             self._page.close()
             self._page = None
@@ -354,8 +354,11 @@ class Fleet:
                 "aside": judges[each.name],
                 "canary": each.canary.name if each.canary else "",
             }
-            if now != {name: getattr(each.launch, name) for name in now} and self._envoy.follows():
-                each.server.publish(**now)
+            news = {
+                name: value for name, value in now.items() if getattr(each.launch, name) != value
+            }
+            if news and self._envoy.follows():
+                each.server.publish(**news)
 
     def _give_up(self, replica: _Replica, error: ServerError) -> None:
         self._say(f"replica {replica.name}: {error}; it is given up, and the others go on")

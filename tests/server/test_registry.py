@@ -48,7 +48,7 @@ def test_a_launch_is_there_until_it_is_removed(folder, tmp_path):
         assert registration.file.parent == folder and registration.name.startswith(
             f"{os.getpid()}-"
         )
-        suffixes = {".lock", ".control", ".aside"}
+        suffixes = {".lock", ".control", ".aside", ".canary"}
         assert names(folder) == {f"{registration.name}{suffix}" for suffix in suffixes}
         launch = launch_of(tmp_path, "a")
         for state in ("starting", "ready"):
@@ -61,7 +61,7 @@ def test_a_launch_is_there_until_it_is_removed(folder, tmp_path):
         assert is_locked(registration.file.with_suffix(".lock"))
         assert not is_locked(registration.file.with_suffix(".control"))
         sweep()
-        assert len(names(folder)) == 4
+        assert len(names(folder)) == 5
     finally:
         registration.remove()
     assert names(folder) == set()

@@ -196,16 +196,14 @@ def test_a_canary_answers_its_share_and_a_bad_one_nothing(started, capsys):
     rewrite_manifest(wrong)
     urls = launch.url, f"http://{launch.host}:{launch.http}"
     with asking(urls) as seen:
-        words = ("--percent", "20", "--soak", "1", "--json")
+        words = ("--percent", "80", "--soak", "2", "--json")
         assert versions_command(started, "canary", "3", *words) == 0
         assert served(started) == [{"2"}, {"2"}]
     assert seen == [{"2", "3"}, {"2", "3"}]
-    rows = json.loads(capsys.readouterr().out)["rows"]
-    before, tried = (each["requests_per_s"] for each in rows)  # in one second
-    assert (
-        tried > 0
-        and abs(tried - 0.2 * (before + tried)) < 4 * math.sqrt(0.16 * (before + tried)) + 2
-    )
+    trial = json.loads(capsys.readouterr().out)
+    before, tried = (each["requests_per_s"] * trial["seconds"] for each in trial["rows"])
+    count = before + tried
+    assert abs(tried - 0.8 * count) < 4 * math.sqrt(0.16 * count) + 2
 
     with asking(urls, follow=False) as seen:
         assert versions_command(started, "canary", "4") == 1

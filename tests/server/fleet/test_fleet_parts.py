@@ -25,6 +25,7 @@ from seresnext101_triton.server.fleet import fleet as module
 from seresnext101_triton.server.fleet.envoy import Envoy
 from seresnext101_triton.server.fleet.fleet import Fleet, _private_folder, _Replica
 from seresnext101_triton.server.fleet.gateway import Endpoint
+from seresnext101_triton.server.fleet.rotation import Canary
 from seresnext101_triton.server.ports import Ports
 from seresnext101_triton.server.tracing import Tracing
 
@@ -56,6 +57,8 @@ class Kept:
     live: bool = True
     up: bool = True
     error: ServerError | None = None
+    canary: Canary | None = None
+    is_going_back: bool = False
     models: list[ModelState] = field(default_factory=list)
     _follower: None = None
 
@@ -78,6 +81,8 @@ class Kept:
     def publish(self, **facts: Any) -> None:
         self.launch = replace(self.launch, **facts)
         self.events.append((self.name, facts))
+
+    def heed_canary(self) -> None: ...
 
     def look(self, *, follow: bool = True) -> None:
         self.events.append((self.name, "look", follow))
@@ -106,6 +111,7 @@ class Gateway:
     is_recovering: bool = False
     up: bool = True
     is_behind: bool = False
+    servers: tuple[Endpoint, ...] = ()
 
     def look(self) -> None:
         self.events.append("gateway")
@@ -114,7 +120,9 @@ class Gateway:
         return self.up
 
     def send_to(self, servers: tuple[Endpoint, ...]) -> None:
-        self.events.append([(each.grpc, each.http, each.is_aside) for each in servers])
+        if servers != self.servers:
+            self.servers = servers
+            self.events.append([(each.grpc, each.http, each.is_aside) for each in servers])
 
     def follows(self) -> bool:
         return not self.is_behind
@@ -153,6 +161,7 @@ def parts(tmp_path, monkeypatch) -> Parts:
     fleet.launch = replace(LAUNCH, replicas=3)
     fleet._replicas = cast(list[_Replica], [*servers])
     gateway = Gateway(events)
+    gateway.servers = fleet._endpoints()
     fleet._envoy = cast(Envoy, gateway)
 
     def publish(**facts: Any) -> None:
@@ -259,6 +268,31 @@ def test_the_last_server_that_answers_gets_requests_even_while_it_is_judged(part
     assert parts.take() == [("1", {"aside": "d"})]
 
 
+def test_a_canary_gets_its_share_of_all_requests(parts):
+    """However many others answer; and it gets none while it goes back."""
+    _, second, third = parts.servers
+    third.canary = Canary("m/a", 4, [3], 10, name="x")
+    parts.fleet._rotate()
+    parts.fleet._rotate()
+    assert parts.take()[1:] == [("2", {"canary": "x"})]
+
+    def seen() -> list[tuple[int, str]]:
+        return [(each.weight, each.extra) for each in parts.gateway.servers]
+
+    assert seen() == [(90, ""), (90, ""), (20, "m%2Fa/4")]
+    second.is_recovering = True
+    parts.fleet._rotate()
+    assert seen() == [(90, ""), (90, ""), (10, "m%2Fa/4")]
+    second.is_recovering, third.is_going_back = False, True
+    parts.fleet._rotate()
+    assert parts.gateway.servers[2].is_aside and seen()[2][1] == ""
+    third.canary, third.is_going_back = None, False
+    parts.take()
+    parts.fleet._rotate()
+    assert parts.take()[1:] == [("2", {"aside": "", "canary": ""})]
+    assert seen() == [(1, "")] * 3
+
+
 def test_what_was_started_again_is_counted_for_all_servers(parts):
     parts.fleet._publish_restarts()
     assert parts.take() == []
@@ -299,7 +333,9 @@ def test_a_fleet_is_up_when_all_of_it_is(parts):
     parts.take()
     assert parts.fleet.is_up()
     assert parts.fleet.models == first.models
-    assert parts.said == [f"  replica {n}: process 7{n} on processors 1, 3" for n in range(3)]
+    assert parts.said == [
+        f"  replica {n}: 127.0.0.1:1, process 7{n} on processors 1, 3" for n in range(3)
+    ]
     assert parts.take()[3:] == [{"state": "ready"}]
 
 
