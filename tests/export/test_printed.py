@@ -226,7 +226,7 @@ def test_versions_for_people_and_machines(capsys, monkeypatch):
             {},
             [
                 "m: version 2 is served (before: 1, 3)",
-                "followed by the server at a:1, b:2",
+                "followed by the servers at a:1, b:2",
                 "a version that is published next waits for its promotion",
             ],
         ),
