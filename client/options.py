@@ -231,6 +231,13 @@ def port(text: str) -> int:
     return value
 
 
+def named(text: str) -> str:
+    """A name that is not empty, for argparse: an empty one would mean the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty")
+    return text
+
+
 def seconds(text: str) -> float:
     """A number of seconds above 0, for argparse."""
     value = waiting(text)

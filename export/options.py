@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from seresnext101_triton import add_version, as_typed
-from seresnext101_triton.client.options import add_timings
+from seresnext101_triton.client.options import add_timings, named
 from seresnext101_triton.client.output import flags_of
 from seresnext101_triton.client.parser import Parser
 from seresnext101_triton.export import commands
@@ -139,6 +139,7 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     add("--precision", choices=tuple(PRECISIONS), help=_precision_help())
     add(
         "--repository",
+        type=named,
         default="model_repository",
         metavar="DIR|URL",
         help="a folder, or s3://BUCKET/PATH, gs://BUCKET/PATH, az://CONTAINER/PATH "

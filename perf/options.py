@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from seresnext101_triton.client.options import positive
+from seresnext101_triton.client.options import named, positive
 from seresnext101_triton.server.store import is_url
 
 REPOSITORY = Path("model_repository")
@@ -37,7 +37,7 @@ def add_repository(parser: argparse.ArgumentParser) -> None:
 def _folder(text: str) -> Path:
     if is_url(text):
         raise argparse.ArgumentTypeError(f"it is a folder of this machine, not {text!r}")
-    return Path(text)
+    return Path(named(text))
 
 
 def add_name(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from seresnext101_triton import add_version, as_typed
 from seresnext101_triton.client import timings
 from seresnext101_triton.client.errors import ToolkitError, UsageError
-from seresnext101_triton.client.options import add_timings, waiting
+from seresnext101_triton.client.options import add_timings, named, waiting
 from seresnext101_triton.client.output import flags_of, report, say, with_flags
 from seresnext101_triton.client.parser import Parser
 from seresnext101_triton.server import TRITON_RELEASE
@@ -130,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     add_version(parser)
     parser.add_argument(
         "--repository",
+        type=named,
         default="model_repository",
         metavar="DIR|URL",
         help="a folder, or s3://BUCKET/PATH, gs://BUCKET/PATH, az://CONTAINER/PATH, of which what "

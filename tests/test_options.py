@@ -61,3 +61,11 @@ def test_the_name_of_a_file_becomes_a_path():
     assert len(named) > 45
     for command, action in named:
         assert action.type and action.type("tests") == Path("tests"), (command, action)  # type: ignore[operator]
+
+
+def test_a_repository_without_a_name_is_not_the_current_folder():
+    found = [each for _, each in of_all_commands() if "--repository" in each.option_strings]
+    assert len(found) > 15
+    for action in found:
+        with pytest.raises(argparse.ArgumentTypeError, match="the name is empty"):
+            action.type("")  # type: ignore[misc,operator]

@@ -13,7 +13,7 @@ from typing import Protocol, cast
 
 from seresnext101_triton import as_typed
 from seresnext101_triton.client.errors import ToolkitError
-from seresnext101_triton.client.options import positive, waiting
+from seresnext101_triton.client.options import named, positive, waiting
 from seresnext101_triton.client.output import flags_of, report
 from seresnext101_triton.client.parser import Parser
 
@@ -69,6 +69,7 @@ def parser(name: str) -> Parser:
     command.add_arguments(made)
     made.add_argument(
         "--repository",
+        type=named,
         default="model_repository",
         metavar="DIR|URL",
         help="a folder, or s3://BUCKET/PATH (default: model_repository)",

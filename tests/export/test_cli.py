@@ -212,4 +212,4 @@ def test_a_command_that_does_not_exist_is_told_with_those_that_do(capsys):
     with pytest.raises(SystemExit) as end:
         main(["describe", "tiny_onnx"])
     assert end.value.code == 2
-    assert "no command 'describe': choose from versions, promote, " in capsys.readouterr().err
+    assert "no command 'describe': choose from versions, " in capsys.readouterr().err
