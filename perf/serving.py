@@ -123,21 +123,22 @@ class MeasuredServer:
         """
         # Triton writes the name of the instance on the command line of its stub.
         instance = re.compile(rf"{re.escape(model)}_\d+(_\d+)*$")
-        stubs = [each for each in self._processes() if any(map(instance.match, each.cmdline()))]
+        stubs = [each for each in self.processes() if any(map(instance.match, each.cmdline()))]
         return sum(each.memory_full_info().pss for each in stubs) / _MEBIBYTE
 
     def _cpu_s(self) -> float | None:
         if self._process is None:
             return None
-        times = [each.cpu_times() for each in self._processes()]
+        times = [each.cpu_times() for each in self.processes()]
         return float(sum(each.user + each.system for each in times))
 
     def _memory_mib(self) -> float | None:
         if self._process is None:
             return None
-        return float(sum(each.memory_full_info().pss for each in self._processes())) / _MEBIBYTE
+        return float(sum(each.memory_full_info().pss for each in self.processes())) / _MEBIBYTE
 
-    def _processes(self) -> list[psutil.Process]:
+    def processes(self) -> list[psutil.Process]:
+        """The server's own process and then its stubs. Only of a server that perf started."""
         assert self._process is not None
         return [self._process, *self._process.children(recursive=True)]
 

@@ -17,6 +17,7 @@ COMMANDS = (
     "raw",
     "cpu",
     "layers",
+    "flames",
     "crops",
     "tune",
     "advise",
