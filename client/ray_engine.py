@@ -5,8 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
+import socket
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING, Any
@@ -30,6 +34,9 @@ if TYPE_CHECKING:
 
 _BLOCK = 128  # images of one task; a task that was lost is repeated as a whole
 _OWN = "local"  # Ray's word for a cluster that ends with this process
+# How often the head of a cluster is looked at, and how long it may be away: less than Ray's 60 s.
+_HEAD_LOOK_S, _HEAD_AWAY_S = 5.0, 40.0
+_HEAD_SIGNAL = signal.SIGUSR1  # wakes up the main thread, whatever it waits for
 _OBJECTS = 200_000_000  # bytes of shared memory for names and answers, in a cluster of our own
 # A cluster of our own tells Ray's makers nothing, collects no metrics, and has actors of the
 # priority of this process; Ray gives them the niceness 15 otherwise.
@@ -52,7 +59,8 @@ def cluster(address: str | None) -> Iterator[None]:
             cluster of its own, which ends with the context and leaves no file.
 
     Raises:
-        ClientError: Ray is not installed, or the cluster cannot be used.
+        ClientError: Ray is not installed, or the cluster cannot be used. It is raised anywhere in
+            the context if the head of the cluster does not answer any more.
     """
     address = address or os.environ.get("RAY_ADDRESS") or _OWN
     os.environ.update(_ENVIRONMENT)
@@ -82,6 +90,7 @@ def cluster(address: str | None) -> Iterator[None]:
                     tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
                 ),
             }
+        head = _Head()
         try:
             try:
                 ray.init(address, log_to_driver=False, **own)
@@ -90,9 +99,58 @@ def cluster(address: str | None) -> Iterator[None]:
             interrupt_on_signals()  # Ray has put its own handlers in their place
             if not ray.cluster_resources().get("CPU"):
                 raise ClientError("the Ray cluster has no CPU: start its nodes with one at least")
+            if address != _OWN:
+                head.watch(ray.get_runtime_context().gcs_address)
             yield
         finally:
-            ray.shutdown()
+            head.close()
+            if not head.is_gone:  # Ray would wait for it, and then end this process without a word
+                ray.shutdown()
+
+
+class _Head:
+    """The head of a cluster. Ray ends a process without a message if its head is gone for 60 s.
+
+    Attributes:
+        is_gone: Whether it has not answered for some time.
+    """
+
+    def __init__(self) -> None:
+        self.is_gone = False
+        self._closed = threading.Event()
+
+    def watch(self, address: str) -> None:
+        """Raise `ClientError` in the main thread when the head is gone.
+
+        Args:
+            address: Its host and port.
+        """
+
+        def tell(*_: object) -> None:
+            raise ClientError(
+                f"the head of the Ray cluster at {address} does not answer any more: start the "
+                "cluster, and run the same command again, which goes on where it was"
+            )
+
+        signal.signal(_HEAD_SIGNAL, tell)
+        threading.Thread(target=self._look, args=(address,), daemon=True).start()
+
+    def close(self) -> None:
+        """Watch no more."""
+        self._closed.set()
+
+    def _look(self, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        answered = time.monotonic()
+        while not self._closed.wait(_HEAD_LOOK_S):
+            try:
+                socket.create_connection((host.strip("[]"), int(port)), _HEAD_LOOK_S).close()
+                answered = time.monotonic()
+            except OSError:
+                if time.monotonic() - answered > _HEAD_AWAY_S:
+                    self.is_gone = True
+                    signal.pthread_kill(threading.main_thread().ident or 0, _HEAD_SIGNAL)
+                    return
 
 
 @contextmanager

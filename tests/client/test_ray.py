@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,10 +21,10 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from seresnext101_triton.client import Classifier, TransportOptions
+from seresnext101_triton.client import Classifier, TransportOptions, ray_engine
 from seresnext101_triton.client.bulk import BulkOptions
 from seresnext101_triton.client.cli import main
-from seresnext101_triton.client.errors import ServerUnreachable, UsageError
+from seresnext101_triton.client.errors import ClientError, ServerUnreachable, UsageError
 from seresnext101_triton.client.ray import ClassifyImages
 from tests.client.ray_nodes import ENVIRONMENT, nodes
 from tests.conftest import FREE_PORTS
@@ -43,6 +46,23 @@ rows = ray.data.read_binary_files(sys.argv[3], include_paths=True).map_batches(
 with open(sys.argv[4], "w") as file:
     json.dump(rows.take_all(), file)
 """
+
+
+def test_a_head_that_is_gone_is_told_wherever_the_command_waits(monkeypatch):
+    monkeypatch.setattr(ray_engine, "_HEAD_LOOK_S", 0.01)
+    monkeypatch.setattr(ray_engine, "_HEAD_AWAY_S", 0.1)
+    before, head = signal.getsignal(signal.SIGUSR1), ray_engine._Head()
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            address = f"127.0.0.1:{listener.getsockname()[1]}"
+            head.watch(address)
+            time.sleep(0.3)  # it answers, and nothing is raised
+        with pytest.raises(ClientError, match=f"head of the Ray cluster at {address} does not"):
+            time.sleep(60)
+        assert head.is_gone
+    finally:
+        head.close()
+        signal.signal(signal.SIGUSR1, before)
 
 
 @pytest.fixture
