@@ -149,6 +149,18 @@ def test_wrong_usage_is_one_line(capsys, words, message):
     assert message in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize("option", ["--grpc-port", "--server-http-port"])
+def test_ports_are_from_1_to_65535(capsys, option):
+    for port in ("1", "65535"):
+        assert main(["a", option, port]) == 0
+        assert f'"port_value": {port}' in capsys.readouterr().out
+    for wrong in ("0", "65536", "-1", "+1", "1e3", "００１", "000001", ""):
+        with pytest.raises(SystemExit) as ended:
+            main(["a", f"{option}={wrong}"])
+        assert ended.value.code == 2
+        assert f"a port is a number of 1 to 65535, not {wrong!r}" in capsys.readouterr().err
+
+
 @contextmanager
 def fleet(repository: Path, folder: Path) -> Iterator[tuple[list[Server], Gateway]]:
     """Two servers of one model, and an Envoy before them."""
