@@ -17,7 +17,7 @@ from seresnext101_triton.export.sharing import opened
 from seresnext101_triton.server import cli, syncing
 from seresnext101_triton.server.keeping import KeptServer
 from seresnext101_triton.server.launcher import Server
-from seresnext101_triton.server.ngc import triton_url
+from seresnext101_triton.server.ngc import _credentials, triton_url
 from seresnext101_triton.server.store import Store
 from seresnext101_triton.server.syncing import folder_of
 from tests.conftest import FREE_PORTS, QUIET, tiny_request
@@ -88,6 +88,26 @@ def test_urls_as_triton_reads_them(monkeypatch):
     assert triton_url("s3://bucket/models") == "s3://https://minio.example:9000/bucket/models"
     with pytest.raises(UsageError, match="az://"):
         triton_url("az://container/models")
+
+
+def test_the_image_gets_the_credentials_that_are_there(monkeypatch, tmp_path):
+    """By their names: no line shows a value."""
+    of_amazon = ["ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "DEFAULT_REGION"]
+    names = [f"AWS_{name}" for name in of_amazon]
+    for name in (*names, "GOOGLE_APPLICATION_CREDENTIALS"):
+        monkeypatch.delenv(name, raising=False)
+    assert list(_credentials()) == []
+    for name in names:
+        monkeypatch.setenv(name, "A-SECRET")
+    assert list(_credentials()) == [f"--env={name}" for name in names]
+    monkeypatch.setenv(names[0], "")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "key.json")
+    assert list(_credentials()) == [
+        *(f"--env={name}" for name in names[1:]),
+        f"--volume={tmp_path}/key.json:/credentials.json:ro",
+        "--env=GOOGLE_APPLICATION_CREDENTIALS=/credentials.json",
+    ]
 
 
 def test_a_server_follows_what_is_promoted(s3, store_server, monkeypatch):
