@@ -87,11 +87,12 @@ def scripted(
             metrics=3,
             key=KEY,
             restricted=(),
-            workspace=str(folder),
+            workspace=str(folder / f"work-{server.server_port}"),
             shared_memory="",
             file=folder / f"{server.server_port}.json",
         )
         server.launch = replace(launch, **facts)  # type: ignore[arg-type]
+        server.launch.models_folder.mkdir(parents=True)
         server.launch.file.touch(mode=0o600)
         server.launch.file.write_text(server.launch.to_json())
         for suffix in (".control", ".aside", ".canary"):

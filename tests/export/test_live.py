@@ -61,6 +61,7 @@ def test_servers_that_serve_the_model_load_it(answering, root):
         answering(of(("other", "2", "READY"))) as other,
     ):
         assert follow(root, "m", [3, 2]) == [one.launch.url]
+    assert (one.launch.models_folder / "m").readlink() == root / "m"  # what is loaded now
     index = "POST /v2/repository/index"
     assert one.asked == [index, "POST /v2/repository/models/m/load", index]
     assert other.asked == [index]

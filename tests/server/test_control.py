@@ -173,6 +173,22 @@ def test_models_are_unloaded_when_none_answers_any_more(answering):
         assert control.wait_until_unloaded(["b"], 0.05)
 
 
+def test_versions_that_must_not_answer_are_waited_for(answering, monkeypatch):
+    """Triton may have loaded a version before it has unloaded a newer one."""
+    ready = [[model("m", "1"), model("m", "2")], [model("m", "1"), model("m", "2", "UNLOADING")]]
+    answers = iter(ready)
+
+    def answer(asked: str) -> tuple[int, object]:
+        return 200, b"" if asked.endswith("/load") else next(answers)
+
+    with answering(answer) as server:
+        Control(server.launch).go_back("m", {2, 3})
+        assert server.asked == ["POST /v2/repository/models/m/load", INDEX, INDEX]
+        answers = iter(ready[:1])
+        monkeypatch.setattr(module, "LOAD_TIMEOUT_S", 0.0)
+        Control(server.launch).go_back("m", {2})  # but not for ever
+
+
 def test_an_address_of_ipv6_is_asked_without_its_brackets(answering):
     with answering(lambda _: (200, b"")) as server:
         control = Control(replace(server.launch, address="::1"))

@@ -17,6 +17,7 @@ import pytest
 
 from seresnext101_triton.client import launches
 from seresnext101_triton.client.launches import Launch
+from seresnext101_triton.server import control
 from seresnext101_triton.server import following as module
 from seresnext101_triton.server.control import Control
 from seresnext101_triton.server.errors import LoadError
@@ -88,21 +89,17 @@ class Followed:
 
 @pytest.fixture
 def running(tmp_path, monkeypatch) -> Iterator[Scripted]:
-    monkeypatch.setenv(launches.FOLDER_VARIABLE, str(tmp_path / "run"))
+    monkeypatch.setenv(launches.FOLDER_VARIABLE, str(tmp_path))
     monkeypatch.setattr(module, "spot_check", lambda *_: None)
-    (tmp_path / "run").mkdir()
-    (tmp_path / "work" / "models").mkdir(parents=True)
-    with scripted(
-        tmp_path / "run", lambda _: (500, b""), workspace=str(tmp_path / "work")
-    ) as server:
+    monkeypatch.setattr(control, "_POLL_S", 0.001)
+    with scripted(tmp_path, lambda _: (500, b"")) as server:
         yield server
 
 
 @pytest.fixture
 def followed(running, tmp_path) -> Followed:
     """A server with version 1 of one model."""
-    work = tmp_path / "work"
-    found = Followed(tmp_path / "models", running.launch, View(work / "models", work / "pinned"))
+    found = Followed(tmp_path / "models", running.launch, View.of(running.launch))
     running.answer = found.answer
     publish(found, 1)
     found.view.show(found.repository / "m")
@@ -197,7 +194,6 @@ def test_a_version_that_does_not_answer_as_it_should_goes_back(followed, monkeyp
 
     monkeypatch.setattr(module, check, refuse)
     monkeypatch.setattr(module, "failed_share", lambda launch, model: 0.25)
-    monkeypatch.setattr(module, "_POLL_S", 0.01)
     followed.soak_s = 7.0
     follower = followed.follower()
     publish(followed, 2)
@@ -209,25 +205,6 @@ def test_a_version_that_does_not_answer_as_it_should_goes_back(followed, monkeyp
     publish(followed, 4, "new")
     assert followed.look(follower) == "model new: not served, because it answers otherwise"
     assert followed.loaded["new"] == [] and followed.asked[2:] == ["load new", "unload new"]
-
-
-def test_a_version_that_is_loaded_goes_before_the_old_one_is_said_to_be_served(
-    followed, monkeypatch
-):
-    """Triton may have loaded a version before it has unloaded a newer one."""
-    followed.loaded = {"m": [1, 2]}
-    monkeypatch.setattr(module, "_POLL_S", 0.001)
-    monkeypatch.setattr(Control, "load", lambda self, model: threading.Timer(0.05, gone).start())
-
-    def gone() -> None:
-        followed.loaded = {"m": [1]}
-
-    followed.follower()._go_back("m", [1], {2})
-    assert followed.loaded == {"m": [1]}
-    followed.loaded = {"m": [1, 2]}
-    monkeypatch.setattr(module, "LOAD_TIMEOUT_S", 0.0)
-    monkeypatch.setattr(Control, "load", lambda self, model: None)
-    followed.follower()._go_back("m", [1], {2})  # it is not waited for for ever
 
 
 def test_a_server_that_has_died_is_looked_at_again(followed, running):
