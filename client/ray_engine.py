@@ -63,6 +63,7 @@ def cluster(address: str | None) -> Iterator[None]:
             the context if the head of the cluster does not answer any more.
     """
     address = address or os.environ.get("RAY_ADDRESS") or _OWN
+    _check_reachable(address)
     os.environ.update(_ENVIRONMENT)
     if address == _OWN:  # without a key in the environment, Ray writes one into the home folder
         os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
@@ -140,17 +141,35 @@ class _Head:
         self._closed.set()
 
     def _look(self, address: str) -> None:
-        host, _, port = address.rpartition(":")
         answered = time.monotonic()
         while not self._closed.wait(_HEAD_LOOK_S):
             try:
-                socket.create_connection((host.strip("[]"), int(port)), _HEAD_LOOK_S).close()
+                _connect(address)
                 answered = time.monotonic()
             except OSError:
                 if time.monotonic() - answered > _HEAD_AWAY_S:
                     self.is_gone = True
                     signal.pthread_kill(threading.main_thread().ident or 0, _HEAD_SIGNAL)
                     return
+
+
+def _check_reachable(address: str) -> None:
+    """Connect to a cluster that is named by `HOST:PORT`. Ray itself would try for minutes.
+
+    Raises:
+        ClientError: Nothing answers there.
+    """
+    if not address.rpartition(":")[2].isdecimal():
+        return  # a word such as `auto`
+    try:
+        _connect(address.rpartition("://")[2])
+    except (OSError, OverflowError) as error:
+        raise ClientError(f"Ray cannot be used at {address}: {reason(error)}") from None
+
+
+def _connect(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), _HEAD_LOOK_S).close()
 
 
 @contextmanager

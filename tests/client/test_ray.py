@@ -26,6 +26,7 @@ from seresnext101_triton.client.bulk import BulkOptions
 from seresnext101_triton.client.cli import main
 from seresnext101_triton.client.errors import ClientError, ServerUnreachable, UsageError
 from seresnext101_triton.client.ray import ClassifyImages
+from seresnext101_triton.client.ray_engine import cluster
 from tests.client.ray_nodes import ENVIRONMENT, nodes
 from tests.conftest import FREE_PORTS
 
@@ -235,3 +236,10 @@ def test_a_cluster_that_runs_answers_bulk_and_pipelines(server, photos, folder, 
     assert entry["path"].endswith("few/03.png") and "bytes" not in entry
     (row,) = [row for row in rows if row["image"].endswith("03.png")]
     assert agree(entry["predictions"], row["predictions"])
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999"])
+def test_a_cluster_that_is_not_there_is_told_at_once(address):
+    """Ray itself would try for minutes, without a word."""
+    with pytest.raises(ClientError, match=f"^Ray cannot be used at {address}: "), cluster(address):
+        pass
