@@ -491,6 +491,19 @@ def claimed(elements: int) -> bytes:
     return b"\x80\x02}U\x01x" + call + b"s."
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        (b"U\x07storage", b"U\x07strange", "no storage"),
+        (b"ctorch\nFloatStorage\n", b"U\x01x", "no storage"),
+        (b"\x8a\x08" + (1).to_bytes(8, "little"), b"U\x01x", "a storage's length is no length"),
+    ],
+)
+def test_a_storage_that_is_none_is_told(tmp_path, old, new, why):
+    path = torch_zip(tmp_path / "x.pth", claimed(1).replace(old, new, 1))
+    assert why in failure(path)
+
+
 def bombs(folder: Path) -> None:
     hundred_gb = b"\x8a\x06" + (10**11).to_bytes(6, "little")
     torch_zip(

@@ -350,6 +350,20 @@ def test_a_manifest_that_is_no_file(tmp_path, make):
     assert manifest.read(tmp_path) is None
 
 
+def test_an_export_that_was_killed_before_its_first_rename_has_changed_nothing(root):
+    publish(root, "old", "old", "a")
+    with Repository(root).exclusive() as publication:
+        staged = publication.stage("a")
+        staged.write("config.pbtxt", "new")
+        moves = [journal.Move.of(staged.folder, root, replaces=True)]
+        journal.write(staged.folder.parent, moves)
+        publication._staging = None  # a killed process removes nothing
+    with Repository(root).exclusive() as publication:
+        assert publication.restored == ()
+    assert (root / "a" / "config.pbtxt").read_text() == "old"
+    assert [path.name for path in root.parent.iterdir()] == ["models"]
+
+
 @pytest.mark.parametrize("text", ["", "{", '{"models": [{"name": "a"', "\0" * 64])
 def test_a_journal_that_was_not_finished_comes_before_every_rename(root, text):
     publish(root, "one")
