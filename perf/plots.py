@@ -74,6 +74,12 @@ def _series(points: Sequence[Point]) -> dict[str, list[Point]]:
     return series
 
 
+def _level(points: Sequence[Point]) -> str:
+    """What the levels of loads are."""
+    kinds = {True: "requests per second", False: "concurrency"}
+    return " or ".join(dict.fromkeys(kinds[bool(point.load.rate)] for point in points))
+
+
 def _latency(axes: Any, points: Sequence[Point]) -> None:
     for name, line in _series(points).items():
         throughput = [point.throughput for point in line]
@@ -92,7 +98,7 @@ def _latency(axes: Any, points: Sequence[Point]) -> None:
             )
     axes.set(xlabel="images per second", xlim=(0, None), ylim=(0, None))
     axes.set_ylabel("latency in ms: p50 (full), p99 (dashed)")
-    axes.legend(frameon=False, title="number: concurrency", title_fontsize=8)
+    axes.legend(frameon=False, title=f"number: {_level(points)}", title_fontsize=8)
 
 
 def _throughput(axes: Any, points: Sequence[Point]) -> None:
@@ -107,8 +113,9 @@ def _throughput(axes: Any, points: Sequence[Point]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(levels, [f"{level:g}" for level in levels])
     axes.minorticks_off()
-    level = "requests per second" if points[0].load.rate else "concurrency"
-    axes.set(xlabel=f"{level} (circled: unstable)", ylabel="images per second", ylim=(0, None))
+    axes.set(
+        xlabel=f"{_level(points)} (circled: unstable)", ylabel="images per second", ylim=(0, None)
+    )
     axes.legend(frameon=False)
 
 

@@ -90,11 +90,15 @@ class Load:
 
     @property
     def series(self) -> str:
-        """The name of all loads that differ in their level only, as tables and plots show it."""
+        """The name of all loads that differ in their level only, as tables and plots show it.
+
+        The level of a load is a concurrency or a rate, never both in one series.
+        """
+        rate = ", by rate" if self.rate else ""
         batch = f", batch {self.batch}" if self.batch > 1 else ""
         protocol = ", HTTP" if self.protocol == "http" else ""
         memory = ", shared memory" if self.shared_memory else ""
-        return f"{self.model}{batch}{protocol}{memory}"
+        return f"{self.model}{batch}{protocol}{memory}{rate}"
 
 
 @dataclass(frozen=True)

@@ -502,6 +502,7 @@ def test_a_load_says_what_it_is():
     assert Load("m", 2, 4).series == "m, batch 2"
     assert Load("m", protocol="http", shared_memory=True).series == "m, HTTP, shared memory"
     assert Load("m", 1, 4).series == "m"
+    assert Load("m", concurrency=0, rate=4.0).series == "m, by rate"
     assert (Load("m", 1, 4).level, Load("m", rate=2.5).level) == (4, 2.5)
     assert Load("m") == Load(
         "m", batch=1, concurrency=1, rate=0.0, protocol="grpc", shared_memory=False

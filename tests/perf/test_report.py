@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from seresnext101_triton.perf import results
+from seresnext101_triton.perf import plots, results
 from seresnext101_triton.perf.cli import main
 from seresnext101_triton.perf.cpu import BATCHES, EAGER, VARIANTS
 from seresnext101_triton.perf.errors import PerfError
@@ -166,3 +166,12 @@ def test_nothing_to_report(tmp_path, capsys):
     (tmp_path / "none.jsonl").touch()
     assert main(["report", str(tmp_path / "none.jsonl"), "--output", str(tmp_path)]) == 1
     assert "there are no results to report: measure first" in capsys.readouterr().err
+
+
+def test_concurrencies_and_rates_are_not_one_line(tmp_path):
+    """A rate of 4 requests per second is no concurrency of 4."""
+    loads = [Load("m", concurrency=4), Load("m", concurrency=0, rate=4.0)]
+    drawn = plots.draw([point(load) for load in loads], tmp_path)
+    text = drawn["throughput against load"].read_text()
+    for words in ("concurrency or requests per second", "m, by rate"):
+        assert f"<!-- {words}" in text
