@@ -232,6 +232,7 @@ def test_one_model_is_loaded_at_a_time_and_none_is_told_of_after_the_end(followe
     follower.check()
     try:
         assert judged.wait(60) and follower.is_loading
+        assert follower._thread and follower._thread.daemon  # the server may end meanwhile
         follower.check()
         assert followed.asked == ["load m"]
         follower.close()
