@@ -235,6 +235,12 @@ class Preprocessing:
         too_large = self.resize * longer > max(_MAX_RESIZED_PIXELS, 4 * self.crop**2)
         if shorter < self.resize and too_large:
             return resampling.window(image, size, box, self.interpolation)
-        # The whole image is resized although a crop follows: the sizes decide which pass Pillow
-        # does first, and the rounding depends on that.
-        return image.resize(size, _INTERPOLATIONS[self.interpolation]).crop(box)
+        filter = _INTERPOLATIONS[self.interpolation]
+        if width > height:
+            # Pillow's first pass is along the rows. The columns outside of the crop need no second
+            # one. The result is the same, because each pass rounds to 8 bits.
+            image = image.resize((longer, height), filter).crop((left, 0, box[2], height))
+            size, box = (self.crop, self.resize), (0, top, self.crop, box[3])
+        # A high image is resized as a whole although a crop follows: Pillow may begin with the pass
+        # along the columns.
+        return image.resize(size, filter).crop(box)
