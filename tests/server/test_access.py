@@ -86,6 +86,11 @@ def test_the_number_of_instances_is_that_of_the_processes(closed):
     assert control.wait_until_unloaded(["other"], 0.2)
 
 
+def test_stubs_import_the_backends_from_their_working_directory(closed):
+    for pid in (closed.pid, *(stub.pid for stub in stubs_of(closed.pid))):
+        assert Path("/proc", str(pid), "cwd", "seresnext101_triton", "server").is_dir()
+
+
 def test_control_needs_the_key(closed):
     control = Control(replace(closed.launch, key="0" * 32))
     with pytest.raises(ServerError, match="does not list its models: .*restricted"):

@@ -67,6 +67,7 @@ def test_what_fits(given, model, rules):
     ("given", "model", "rules", "message"),
     [
         (config(input=[]), artifact(), ONNX, "must name one input, as .* has, and names 0"),
+        ({"max_batch_size": 4}, artifact(), ONNX, "must name one input, as .*, and names 0"),
         (config(output=[tensor("y", 10)] * 2), artifact(), ONNX, "one output, .*, and names 2"),
         (config(input=[tensor("z", 3, 8)]), artifact(), ONNX, "the input 'z', .* has 'x'"),
         (config(output=[tensor("z", 10)]), artifact(), OPENVINO, "the output 'z', .* has 'y'"),
