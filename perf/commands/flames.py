@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what the client does: it sends eight prepared images at a time, or it opens, "
         "prepares and sends JPEG files as client bulk does (default: tensors)",
     )
-    parser.add_argument("--output", type=Path, metavar="SVG", help="the drawing (default: none)")
-    options.add_number(parser, "--seconds", 15.0, "the duration", options.above_zero)
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="the drawing (default: none)")
+    options.add_number(parser, "--seconds", 15.0, "the duration", options.duration)
     options.add_repository(parser)
     options.add_json(parser)
 
@@ -41,8 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     found = sample_served(arguments.repository, arguments.model, arguments.load, arguments.seconds)
     title = f"{arguments.model}, a client that sends {arguments.load}: {found.total} samples"
-    if arguments.output:
-        arguments.output.write_text(draw(found, title), encoding="utf-8")
+    if arguments.svg:
+        arguments.svg.write_text(draw(found, title), encoding="utf-8")
     shares = found.shares()
     if arguments.json:
         names = ("process", "library", "share")
