@@ -79,7 +79,11 @@ def test_weights_are_never_chosen_on_ones_behalf(run, capsys):
         (["--weights", "/nowhere.pth"], 1, "/nowhere.pth does not exist"),
         (["--weights", "http://127.0.0.1:1/x.pth"], 69, "cannot fetch"),
         (["--weights", "seeded", "--formats", "tflite"], 2, "unknown format tflite"),
-        (["--weights", "seeded", "--architecture", "vgg"], 2, "unknown architecture 'vgg'"),
+        (
+            ["--weights", "seeded", "--architecture", "vgg"],
+            2,
+            "unknown architecture 'vgg': choose from se-resnext101-32x4d, se-resnext-tiny",
+        ),
         (
             ["--weights", "seeded", "--crop", "64", "--resize", "32"],
             2,
