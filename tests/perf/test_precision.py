@@ -47,7 +47,7 @@ def test_every_way_is_measured_at_every_batch_size(tmp_path, capsys):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_without_a_gpu(tmp_path, capsys):
-    assert main([*TINY, "--results", str(tmp_path)]) == 1
+    assert main([*TINY, "--results", str(tmp_path / "results.jsonl")]) == 1
     err = capsys.readouterr().err
     assert "no NVIDIA GPU" in err and "--device cpu measures here" in err
     assert not list(tmp_path.iterdir())
