@@ -38,9 +38,9 @@ _OWN = "local"  # Ray's word for a cluster that ends with this process
 _HEAD_LOOK_S, _HEAD_AWAY_S = 5.0, 40.0
 _HEAD_SIGNAL = signal.SIGUSR1  # wakes up the main thread, whatever it waits for
 _OBJECTS = 200_000_000  # bytes of shared memory for names and answers, in a cluster of our own
-# A cluster of our own tells Ray's makers nothing, collects no metrics, has actors of the priority of
-# this process, where Ray gives them the niceness 15, and has more than 30 s to start on a machine that
-# does other things too.
+# A cluster of our own tells Ray's makers nothing, collects no metrics, and has actors of the
+# priority of this process; Ray gives them the niceness 15 otherwise. On a loaded machine, it needs
+# more than Ray's 30 s to start.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
