@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -70,8 +71,8 @@ def rolling(launches: Iterable[Launch]) -> Iterator[None]:
 def aside(launch: Launch) -> Iterator[None]:
     """Have the gateway of a server send it no requests meanwhile.
 
-    Requests that the server has are answered. A server without a gateway, or the only one of its
-    gateway that answers, stays in the rotation.
+    Requests that the server has are answered. Afterwards it gets requests again. A server without a
+    gateway, or the only one of its gateway that answers, stays in the rotation.
 
     Args:
         launch: The server.
@@ -83,9 +84,12 @@ def aside(launch: Launch) -> Iterator[None]:
         yield
         return
     name = secrets.token_hex(8)
-    with _asked(launch, _ASIDE, name):
-        _wait_for_the_fleet(launch, lambda now: now.aside == name)
-        yield
+    try:
+        with _asked(launch, _ASIDE, name):
+            _wait_for_the_fleet(launch, lambda now: now.aside == name)
+            yield
+    finally:
+        _wait_while(launch, lambda now: now.aside == name, _WITHIN_S)
 
 
 @contextmanager
@@ -108,8 +112,7 @@ def on_trial(launch: Launch, canary: Canary) -> Iterator[None]:
             _wait_for_the_fleet(launch, lambda now: now.canary == canary.name)
             yield
     finally:
-        while is_running(launch.file) and _canary_name(launch) == canary.name:
-            time.sleep(_POLL_S)
+        _wait_while(launch, lambda now: now.canary == canary.name)
 
 
 def judge_of(launch: Launch) -> str:
@@ -121,11 +124,6 @@ def canary_of(launch: Launch) -> Canary | None:
     """The version for whose sake a server is to get a share of the requests now."""
     text = _asker_of(launch, _CANARY)
     return Canary(**json.loads(text)) if text else None
-
-
-def _canary_name(launch: Launch) -> str:
-    now = read_launch(launch.file)
-    return now.canary if now else ""
 
 
 def gateway_of(launch: Launch) -> Launch | None:
@@ -177,4 +175,15 @@ def _wait_for_the_fleet(launch: Launch, follows: Callable[[Launch], bool]) -> No
                 f"the launcher of the server at {launch.url} does not change what its gateway "
                 "sends to it: start the fleet again"
             )
+        time.sleep(_POLL_S)
+
+
+def _wait_while(
+    launch: Launch, is_so: Callable[[Launch], bool], at_most_s: float = math.inf
+) -> None:
+    """Wait until a fleet has changed something, or has ended."""
+    deadline = time.monotonic() + at_most_s
+    while is_running(launch.file) and (now := read_launch(launch.file)) and is_so(now):
+        if time.monotonic() > deadline:
+            return
         time.sleep(_POLL_S)

@@ -64,14 +64,19 @@ def test_a_server_is_judged_when_its_fleet_says_that_it_is_aside(found):
         judges.append(judge_of(first))
         first.file.write_text(replace(first, aside="somebody else").to_json())
         first.file.write_text(replace(first, aside=judges[0]).to_json())
+        assert until(lambda: judge_of(first) == "")
+        assert not is_over.wait(0.05)  # the server is not in the rotation again
+        first.file.write_text(first.to_json())
 
+    is_over = threading.Event()
     lock_of(first).write_text("a longer name than all that are written here " * 9)
     fleet = threading.Thread(target=follow)
     fleet.start()
     with aside(first):
-        fleet.join()
         assert judges == [judge_of(first)] and len(judges[0]) == 16
         assert judge_of(found["second"]) == ""
+    is_over.set()
+    fleet.join()
     assert judge_of(first) == ""
 
 
