@@ -6,7 +6,6 @@ import os
 import secrets
 import shutil
 import tempfile
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -23,8 +22,8 @@ from seresnext101_triton.server.errors import ServerError
 from seresnext101_triton.server.fleet.envoy import Envoy, admin_socket, find_envoy
 from seresnext101_triton.server.fleet.gateway import Endpoint, Gateway
 from seresnext101_triton.server.fleet.metrics import MetricsPage
-from seresnext101_triton.server.fleet.rotation import Canary, canary_of, judge_of
-from seresnext101_triton.server.keeping import KeptServer
+from seresnext101_triton.server.fleet.replica import Replica
+from seresnext101_triton.server.fleet.rotation import judge_of
 from seresnext101_triton.server.launcher import Server
 from seresnext101_triton.server.ports import LOCALHOST, Ports, bare_address
 from seresnext101_triton.server.registry import WORKSPACE_PREFIX, Registration, sweep
@@ -32,69 +31,6 @@ from seresnext101_triton.server.tracing import Tracing
 from seresnext101_triton.server.workspace import unusable
 
 _DRAIN_S = 10.0
-_AGAIN_S = 0.5  # between attempts to go back to the version of before a canary
-
-
-class _Replica(KeptServer):
-    """One server of a fleet.
-
-    Attributes:
-        name: Its number, which begins at 0.
-        cpus: The logical processors on which it runs.
-        has_started: Whether it has been up once.
-        canary: The version for whose sake it gets another share of the requests than the others.
-    """
-
-    def __init__(
-        self, name: str, server: Server, cpus: frozenset[int], say: Callable[[str], None]
-    ) -> None:
-        super().__init__(server, say)
-        self.name, self.cpus, self.has_started = name, cpus, False
-        self.canary: Canary | None = None
-        self._say = say
-        self._ending = threading.Event()
-        self._return: threading.Thread | None = None
-
-    @property
-    def is_going_back(self) -> bool:
-        """Whether the version of a canary is being replaced by that of before."""
-        return self._return is not None
-
-    def heed_canary(self) -> None:
-        """See whether a share of the requests is asked for, and go back when it no longer is."""
-        if self._return is not None:
-            if not self._return.is_alive():
-                self.canary = self._return = None
-        elif wanted := canary_of(self.launch):
-            self.canary = wanted
-        elif self.canary is not None:
-            self._return = threading.Thread(target=self._go_back, args=(self.canary,), daemon=True)
-            self._return.start()
-
-    def stop(self) -> None:
-        """End the server. This can be called at any time."""
-        self._ending.set()
-        super().stop()
-
-    def _go_back(self, canary: Canary) -> None:
-        """Load the versions of before, as soon as the server does it."""
-        server, told = self.server, ""
-        folder = server.repository / canary.model
-        while not self._ending.is_set():
-            try:
-                # Triton takes no notice of a config that is older than the one that it has, as that
-                # of the folder is.
-                with server.control.exclusively():
-                    server.view.pin(folder, canary.before)
-                server.control.go_back(canary.model, [canary.version])
-                with server.control.exclusively():
-                    server.view.show(folder)
-                return
-            except (ServerError, OSError, ValueError) as error:  # it may have died
-                if str(error) != told:
-                    told = str(error)
-                    self._say(f"model {canary.model}: {error}; it is tried again")
-                self._ending.wait(_AGAIN_S)
 
 
 class Fleet:
@@ -156,7 +92,7 @@ class Fleet:
         self._say, self._note, self._verbose = say, note, verbose
         self._key = secrets.token_hex(16)
         self.models: list[ModelState] = []
-        self._replicas: list[_Replica] = []
+        self._replicas: list[Replica] = []
         for number, cpus in enumerate(shares(replicas)):
             server = Server(
                 repository,
@@ -172,7 +108,7 @@ class Fleet:
                 cpus=cpus,
                 note=_prefixed(number, note),
             )
-            self._replicas.append(_Replica(str(number), server, cpus, _prefixed(number, say)))
+            self._replicas.append(Replica(str(number), server, cpus, _prefixed(number, say)))
         self._count = replicas
         self._out: set[str] = set()  # the names of the servers that get no requests now
         self._registration: Registration | None = None
@@ -325,6 +261,7 @@ class Fleet:
         )
         found = []
         for each in self._replicas:
+            # The canary's share of all requests is its percentage, however many others there are.
             weight, extra = 100 - canary.percent if canary else 1, ""
             ports, is_aside = each.server.ports, each.name in self._out
             if each.canary:
@@ -360,7 +297,7 @@ class Fleet:
             if news and self._envoy.follows():
                 each.server.publish(**news)
 
-    def _give_up(self, replica: _Replica, error: ServerError) -> None:
+    def _give_up(self, replica: Replica, error: ServerError) -> None:
         self._say(f"replica {replica.name}: {error}; it is given up, and the others go on")
         self._replicas.remove(replica)
         replica.stop()
@@ -386,7 +323,7 @@ class Fleet:
         if found != {name: getattr(self.launch, name) for name in found}:
             self._publish(**found)
 
-    def _on_all(self, act: Callable[[_Replica], None]) -> None:
+    def _on_all(self, act: Callable[[Replica], None]) -> None:
         """Do something with all servers at the same time."""
         if self._replicas:
             with ThreadPoolExecutor(len(self._replicas)) as pool:

@@ -21,20 +21,9 @@ from seresnext101_triton.server import session as module
 from seresnext101_triton.server.errors import ServerError
 from seresnext101_triton.server.session import Session, announce
 from seresnext101_triton.server.signals import EndSignals
+from tests.launches import LAUNCH
 
-LAUNCH = Launch(
-    pid=1,
-    repository="r",
-    address="127.0.0.1",
-    grpc=11,
-    http=12,
-    metrics=13,
-    key="k",
-    restricted=(),
-    workspace="w",
-    shared_memory="s",
-    file=Path("/launch.json"),
-)
+OURS = replace(LAUNCH, grpc=11, http=12, metrics=13, file=Path("/launch.json"))
 
 
 @dataclass
@@ -50,7 +39,7 @@ class Noted:
     waits: int = 2
     on_look: Callable[[], None] = lambda: None
     done: list[str] = field(default_factory=list)
-    launch: Launch = LAUNCH
+    launch: Launch = OURS
     is_recovering: bool = False
     live: bool = True
     models: list[ModelState] = field(
@@ -216,5 +205,5 @@ def test_no_command_outlives_a_server_that_has_died(tmp_path):
 
 def test_where_a_server_of_all_interfaces_is_reached():
     said: list[str] = []
-    announce(Noted(launch=replace(LAUNCH, address="::", tls=True)), said.append)
+    announce(Noted(launch=replace(OURS, address="::", tls=True)), said.append)
     assert said[-1] == "gRPC grpcs://[::1]:11 · HTTP [::1]:12 · metrics http://[::1]:13/metrics"

@@ -23,24 +23,13 @@ from seresnext101_triton.server.cores import shares
 from seresnext101_triton.server.errors import ServerError, WorkspaceError
 from seresnext101_triton.server.fleet import fleet as module
 from seresnext101_triton.server.fleet.envoy import Envoy
-from seresnext101_triton.server.fleet.fleet import Fleet, _private_folder, _Replica
+from seresnext101_triton.server.fleet.fleet import Fleet, _private_folder
 from seresnext101_triton.server.fleet.gateway import Endpoint
+from seresnext101_triton.server.fleet.replica import Replica
 from seresnext101_triton.server.fleet.rotation import Canary
 from seresnext101_triton.server.ports import Ports
 from seresnext101_triton.server.tracing import Tracing
-
-LAUNCH = Launch(
-    pid=1,
-    repository="r",
-    address="127.0.0.1",
-    grpc=1,
-    http=2,
-    metrics=3,
-    key="k",
-    restricted=(),
-    workspace="w",
-    shared_memory="s",
-)
+from tests.launches import LAUNCH
 
 
 @dataclass
@@ -159,7 +148,7 @@ def parts(tmp_path, monkeypatch) -> Parts:
     servers = [Kept(str(number), events) for number in range(3)]
     fleet = Fleet(tmp_path, 3, say=said.append)
     fleet.launch = replace(LAUNCH, replicas=3)
-    fleet._replicas = cast(list[_Replica], [*servers])
+    fleet._replicas = cast(list[Replica], [*servers])
     gateway = Gateway(events)
     gateway.servers = fleet._endpoints()
     fleet._envoy = cast(Envoy, gateway)
