@@ -34,17 +34,19 @@ def print_answers(answers: Sequence[Answers]) -> None:
             table.add_column("label", overflow="fold")
             table.add_column("class", justify="right", style="dim", no_wrap=True)
             table.add_column("probability", justify="right", no_wrap=True)
-            if has_bars := console.width >= _WIDTH_WITH_BARS:
+            has_bars = console.width >= _WIDTH_WITH_BARS
+            if has_bars:
                 table.add_column("", no_wrap=True)
             for image, predictions in answer.predictions.items():
                 for rank, prediction in enumerate(predictions, start=1):
+                    bar = Text("█" * round(20 * prediction.probability), style="cyan")
                     table.add_row(
                         _text(Path(image).name if rank == 1 else ""),
                         str(rank),
                         _text(prediction.label, style="bold" if rank == 1 else ""),
                         str(prediction.index),
                         f"{prediction.probability:.2%}",
-                        *[Text("█" * round(20 * prediction.probability), style="cyan")][:has_bars],
+                        *([bar] if has_bars else []),
                         end_section=rank == len(predictions),
                     )
             if answer.predictions:

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seresnext101_triton.client.contract import CANARY_PARAMETER
-from seresnext101_triton.client.errors import ClientError
 from seresnext101_triton.client.launches import Launch
-from seresnext101_triton.client.metrics import Page, read_page
 from seresnext101_triton.client.served import ServedModel, read_served_model
 from seresnext101_triton.client.top import Row, rows_between
 from seresnext101_triton.export import live, promotion
@@ -23,14 +21,12 @@ from seresnext101_triton.export.filesystem import explained
 from seresnext101_triton.export.repository import Repository
 from seresnext101_triton.export.verification import check_intact, published
 from seresnext101_triton.server.control import Control, running
-from seresnext101_triton.server.errors import LoadError, ServerError
+from seresnext101_triton.server.errors import ServerError
 from seresnext101_triton.server.fleet.rotation import Canary, aside, gateway_of, on_trial, rolling
-from seresnext101_triton.server.soak import failed_share, soak
+from seresnext101_triton.server.soak import failed_share, page_of, soak
 from seresnext101_triton.server.spot_check import spot_check
-from seresnext101_triton.server.versions import CONFIG_FILENAME, read_config
+from seresnext101_triton.server.versions import config_folder, read_config
 from seresnext101_triton.server.view import View
-
-_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -94,9 +90,9 @@ def try_version(  # noqa: PLR0913  (one argument for each independent option)
             f"version {version} of {model} answers {percent} % of the requests to {gateway.url}, "
             f"at {launch.url}, for {seconds:g} s"
         )
-        begin = _page(gateway)
+        begin = page_of(gateway)
         soak(launch, model, version, seconds, failed)
-        rows = rows_between(begin, _page(gateway), seconds, None)
+        rows = rows_between(begin, page_of(gateway), seconds, None)
     both = [(model, str(number)) for number in (served[-1], version)]
     found = {(row.model, row.version): row for row in rows}
     return Trial(model, version, served[-1], percent, seconds, tuple(found[each] for each in both))
@@ -147,8 +143,7 @@ def _check_use(folder: Path, version: int, served: list[int]) -> None:
 
 def _used(folder: Path, version: int) -> ServedModel:
     """How a version is used, by its own config, or else by that of the model."""
-    own = folder / str(version)
-    config = read_config(own if (own / CONFIG_FILENAME).is_file() else folder)
+    config = read_config(config_folder(folder, version))
     return read_served_model(folder.name, [str(version)], config)
 
 
@@ -175,10 +170,3 @@ def _server_of_a_fleet(root: Path, model: str, served: list[int]) -> tuple[Launc
         f"no fleet of two servers or more that you run serves {model}: start one with `python -m "
         f"server --replicas 2 --repository {root}`"
     )
-
-
-def _page(gateway: Launch) -> Page:
-    try:
-        return read_page(gateway.http_host, gateway.metrics, _TIMEOUT_S)
-    except ClientError as error:
-        raise LoadError(f"the fleet at {gateway.url} tells no metrics: {error}") from None

@@ -13,7 +13,7 @@ from seresnext101_triton.export.network import ARCHITECTURES, Architecture
 from seresnext101_triton.export.served import ServedNetwork
 from seresnext101_triton.export.weights.seeded import seeded_network
 from seresnext101_triton.perf.errors import UsageError
-from seresnext101_triton.perf.records import MOST
+from seresnext101_triton.perf.records import check_batch
 
 
 def architecture_named(name: str) -> Architecture:
@@ -34,8 +34,7 @@ def photographs(preprocessing: Preprocessing, batch: int) -> np.ndarray:
     Raises:
         UsageError: It would fill the memory.
     """
-    if batch > MOST:
-        raise UsageError(f"a batch must have at most {MOST} images, not {batch}")
+    check_batch(batch)
     images = [preprocessing.prepared(load_image(path)) for path in sample_photographs()]
     return np.stack([images[index % len(images)] for index in range(batch)])
 

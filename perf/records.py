@@ -17,7 +17,7 @@ from seresnext101_triton.perf.settings import AdviceOutcome, TuningOutcome
 from seresnext101_triton.perf.turns import Ratio
 
 SCHEMA = 1
-MOST = 4096  # images in one request, and requests in flight
+_MOST = 4096  # images in one request, and requests in flight
 _MOST_RATE = 100_000
 
 
@@ -41,6 +41,16 @@ class Machine:
     gpu: str
     system: str
     units: list[str] = field(default_factory=list, compare=False)
+
+
+def check_batch(batch: int) -> None:
+    """Refuse a batch that would fill the memory.
+
+    Raises:
+        UsageError: It has too many images.
+    """
+    if batch > _MOST:
+        raise UsageError(f"a batch must have at most {_MOST} images, not {batch}")
 
 
 @dataclass(frozen=True)
@@ -71,10 +81,9 @@ class Load:
     shared_memory: bool = False
 
     def __post_init__(self) -> None:
-        if self.batch > MOST:
-            raise UsageError(f"a batch must have at most {MOST} images, not {self.batch}")
-        if self.concurrency > MOST:
-            raise UsageError(f"`concurrency` must be at most {MOST}")
+        check_batch(self.batch)
+        if self.concurrency > _MOST:
+            raise UsageError(f"`concurrency` must be at most {_MOST}")
         if self.rate > _MOST_RATE:
             raise UsageError(f"`rates` must be at most {_MOST_RATE} requests per second")
 

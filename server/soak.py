@@ -10,7 +10,7 @@ import time
 
 from seresnext101_triton.client.errors import ClientError
 from seresnext101_triton.client.launches import Launch
-from seresnext101_triton.client.metrics import read_page
+from seresnext101_triton.client.metrics import Page, read_page
 from seresnext101_triton.server.errors import LoadError, ServerError
 
 _OF_THE_MODEL = ("BACKEND", "OTHER")
@@ -66,15 +66,23 @@ def soak(launch: Launch, model: str, version: int, seconds: float, before: float
         time.sleep(_POLL_S)
 
 
-def _counts(launch: Launch, model: str, version: int | None = None) -> tuple[float, float]:
-    """The requests that have failed in a model, and those that were answered."""
+def page_of(launch: Launch) -> Page:
+    """The metrics of a server, or of all servers of a fleet.
+
+    Raises:
+        ServerError: It does not tell them.
+    """
     try:
-        page = read_page(launch.http_host, launch.metrics, _TIMEOUT_S)
+        return read_page(launch.http_host, launch.metrics, _TIMEOUT_S)
     except ClientError as error:
         raise ServerError(f"the server at {launch.url} tells no metrics: {error}") from None
+
+
+def _counts(launch: Launch, model: str, version: int | None = None) -> tuple[float, float]:
+    """The requests that have failed in a model, and those that were answered."""
     counts = [
         found
-        for (name, number), found in page.models.items()
+        for (name, number), found in page_of(launch).models.items()
         if name == model and version in (None, int(number or 0))
     ]
     failed = sum(each.failures.get(reason, 0) for each in counts for reason in _OF_THE_MODEL)

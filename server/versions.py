@@ -37,6 +37,12 @@ def versions(folder: Path) -> list[int]:
     return [number for number in taken_numbers(folder) if (folder / str(number)).is_dir()]
 
 
+def config_folder(folder: Path, version: int) -> Path:
+    """Where the config and the labels of a version are: with it, or else in the model's folder."""
+    own = folder / str(version)
+    return own if (own / CONFIG_FILENAME).is_file() else folder
+
+
 def read_config(folder: Path) -> pb.ModelConfig:
     """The config.pbtxt of a model's folder. It is empty if there is no file.
 

@@ -17,6 +17,7 @@ from seresnext101_triton.client.launches import Launch
 from seresnext101_triton.server.versions import (
     CONFIG_FILENAME,
     LABELS_FILENAME,
+    config_folder,
     pinned_policy,
     read_config,
     taken_numbers,
@@ -72,8 +73,7 @@ class View:
         self._pinned.mkdir(exist_ok=True)
         entry = Path(tempfile.mkdtemp(dir=self._pinned), name)
         entry.mkdir()
-        kept = source / str(versions[-1])
-        own = kept if (kept / CONFIG_FILENAME).is_file() else source
+        own = config_folder(source, versions[-1])
         config = read_config(own)
         config.name = name
         config.version_policy.CopyFrom(pinned_policy(*versions))
