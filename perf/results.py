@@ -47,8 +47,12 @@ def append(path: Path, record: _Stored) -> _Stored:
     return record
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, option: str = "results") -> None:
     """Find out before something is measured whether its results can be written.
+
+    Args:
+        path: The file.
+        option: The option that names it.
 
     Raises:
         ResultsError: The file cannot be written.
@@ -61,7 +65,7 @@ def check_writable(path: Path) -> None:
             path.unlink()
     except OSError as error:
         raise ResultsError(
-            f"{path} cannot be written: {error.strerror}. Name another file with `results`"
+            f"{path} cannot be written: {error.strerror}. Name another file with `{option}`"
         ) from None
 
 

@@ -35,7 +35,7 @@ HELP = "let callers try a version with a share of their requests"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the model, the version, the share and the time."""
     parser.add_argument("model", metavar="MODEL", help="the name of the model")
-    parser.add_argument("--to", type=int, required=True, metavar="N", help="the version")
+    parser.add_argument("--to", type=positive, required=True, metavar="N", help="the version")
     parser.add_argument(
         "--percent",
         type=_percent,

@@ -36,9 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Take samples, draw them, and print the share of each library."""
+    from seresnext101_triton.perf import results
     from seresnext101_triton.perf.flames import draw, sample_served
     from seresnext101_triton.perf.tables import Table
 
+    if arguments.svg:
+        results.check_writable(arguments.svg, "svg")
     found = sample_served(arguments.repository, arguments.model, arguments.load, arguments.seconds)
     title = f"{arguments.model}, a client that sends {arguments.load}: {found.total} samples"
     if arguments.svg:
