@@ -146,8 +146,12 @@ def take(roles: Mapping[int, str], own: str, seconds: float) -> Samples:
         data = str(Path(folder, "perf.data"))
         options = ["--event", "cpu-clock", "--freq", str(_HERTZ)]
         options += ["--call-graph", f"dwarf,{_STACK_BYTES}", "--pid", ",".join(map(str, roles))]
-        _run("record", "--quiet", *options, "--output", data, "--", "sleep", str(seconds))
-        text = _run("script", "--input", data, "--fields", "comm,pid,tid,ip,sym,dso")
+        # Otherwise `perf` leaves copies of all libraries in the home folder.
+        options += ["--no-buildid-cache", "--output", data]
+        _run("record", "--quiet", *options, "--", "sleep", str(seconds))
+        fields = "comm,pid,tid,ip,sym,dso"
+        # Otherwise it searches for inlined functions for minutes, and they are not drawn.
+        text = _run("script", "--no-inline", "--input", data, "--fields", fields)
     found = Counter(stacks(text.splitlines(), roles))
     if not found:
         raise PerfError("nothing computed while perf looked: choose a larger number of `seconds`")

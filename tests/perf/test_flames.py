@@ -74,7 +74,8 @@ def test_a_frame_is_as_wide_as_its_share_and_below_its_caller():
     assert height == 48 + 16
 
 
-def test_samples_of_this_process():
+def test_samples_of_this_process(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))  # where perf itself would keep copies of libraries
     data, stop = bytes(1 << 20), threading.Event()
 
     def work() -> None:
@@ -93,6 +94,7 @@ def test_samples_of_this_process():
     libraries = Counter({library: share for _, library, share in found.shares()})
     assert {process for process, *_ in found.shares()} == {"this test"}
     assert any("zlib" in library or "libz" in library for library in libraries)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_perf_is_missing(monkeypatch, tmp_path):
