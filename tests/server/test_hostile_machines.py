@@ -74,7 +74,14 @@ def test_a_temporary_folder_that_holds_no_program(small, tmp_path, options, word
 def test_a_machine_with_little_shared_memory(tmp_path):
     folder = tmp_path / "shm"
     with mounted(folder, "size=1m"):
-        with pytest.raises(WorkspaceError, match="has 1 MiB of shared memory left.*--shm-size=1g"):
+        with pytest.raises(
+            WorkspaceError, match="has 1 MiB of shared memory left.*least 32 MiB.*=1g"
+        ):
+            workspace.check_shared_memory(folder)
+    with mounted(folder, "size=32m"):
+        workspace.check_shared_memory(folder)
+        (folder / "region").write_bytes(b"x")
+        with pytest.raises(WorkspaceError, match="has 32 MiB of shared memory left"):
             workspace.check_shared_memory(folder)
     with pytest.raises(WorkspaceError, match="nowhere cannot be used"):
         workspace.check_shared_memory(tmp_path / "nowhere")

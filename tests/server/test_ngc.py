@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -13,12 +14,14 @@ import pytest
 import trustme
 
 from seresnext101_triton.client.errors import UsageError
+from seresnext101_triton.client.launches import FOLDER_VARIABLE, Launch
 from seresnext101_triton.client.transport import Tls
 from seresnext101_triton.server import ENGINE_CACHE, cli
 from seresnext101_triton.server.ngc import Container, engine_folder
 from seresnext101_triton.server.ports import Ports
 from tests.conftest import write_model
 
+TLS_FLAGS = {"ca": "ca", "cert": "certificate", "key": "key"}
 # What `docker create --help` printed, Docker 28.2.2.
 HELP = Path(__file__).parents[1] / "data" / "docker-create-help.txt"
 
@@ -89,6 +92,43 @@ def test_the_line_of_a_machine_with_a_gpu(small, monkeypatch, capsys):
     assert "1.2 is not a known release" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("programs", [["docker"], ["docker", "nvidia-smi"]])
+def test_clients_find_a_container_while_it_runs(small, certificate, monkeypatch, capfd, programs):
+    """A script in the place of docker prints the file of the launch, and ends with a code."""
+    folder = small.parent / "bin"
+    folder.mkdir()
+    for name in programs:
+        (folder / name).write_text(f"#!/bin/sh\ncat {small.parent}/launches/*.json; exit 7\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/bin:/usr/bin")
+    monkeypatch.setenv(FOLDER_VARIABLE, str(small.parent / "launches"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(small.parent / "cache"))
+    ports = ["--grpc-port", "1", "--http-port", "2", "--metrics-port", "3"]
+    files = [f"--tls-{name}={getattr(certificate, own)}" for name, own in TLS_FLAGS.items()]
+    where = ["--repository", str(small), "--address", "[::1]", "--allow", "trace"]
+    assert cli.main([*where, *ports, *files, "--ngc"]) == 7
+    line, document = capfd.readouterr().out.splitlines()
+    found = json.loads(document)
+    assert f"launch-key={found.pop('key')} " in line
+    wanted = Launch(
+        os.getpid(),
+        str(small),
+        "::1",
+        grpc=1,
+        http=2,
+        metrics=3,
+        key="",
+        restricted=("model-repository", "shared-memory", "logging"),
+        workspace="",
+        shared_memory="",
+        tls=True,
+        state="ready",
+    )
+    assert found | {"key": ""} == json.loads(wanted.to_json())
+    assert list((small.parent / "launches").iterdir()) == []
+    assert engine_folder().is_dir() == ("nvidia-smi" in programs)
+
+
 def test_where_engines_are_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -120,6 +160,9 @@ def test_releases_that_refuse_shared_memory_are_told_to_allow_it(small, target, 
 
 
 def test_tls_leaves_the_endpoints_without_it_to_this_machine(small, certificate):
+    plain = Container(small, Ports()).command()
+    assert not any(":/tls/" in argument or "ssl" in argument for argument in plain)
+    assert "--publish=[::1]:8000:8000" in Container(small, Ports(), "::", tls=certificate).command()
     line = Container(small, Ports(), address="0.0.0.0", tls=certificate).command()
     assert "--publish=0.0.0.0:8001:8001" in line
     assert "--publish=127.0.0.1:8000:8000" in line and "--publish=127.0.0.1:8002:8002" in line

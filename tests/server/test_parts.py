@@ -11,6 +11,7 @@ import stat
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -25,7 +26,8 @@ from seresnext101_triton.client.transport import Tls
 from seresnext101_triton.server import installation
 from seresnext101_triton.server.access import key_arguments, tls_arguments
 from seresnext101_triton.server.arguments import cache_arguments, endpoint_arguments
-from seresnext101_triton.server.embedded import embedded_text
+from seresnext101_triton.server.backends.validation import Rules
+from seresnext101_triton.server.embedded import EMBEDDED_CONFIG_FILENAME, embedded_text
 from seresnext101_triton.server.errors import InstallationError, ServerError, WorkspaceError
 from seresnext101_triton.server.models import ServedFolder
 from seresnext101_triton.server.notify import Notifier
@@ -158,6 +160,15 @@ def test_the_folder_of_a_launch(tmp_path, model, monkeypatch):
             region.unlink(missing_ok=True)
 
 
+def test_a_folder_with_a_blank_in_its_path_holds_no_backend(tmp_path, monkeypatch):
+    blank = tmp_path / "my files"
+    blank.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(blank))
+    with pytest.raises(WorkspaceError, match=r"my files' has a blank in its path.*in \$TMPDIR"):
+        Workspace("name")
+    assert seen(blank) == set()
+
+
 def test_why_a_folder_cannot_be_written(tmp_path):
     assert "/t cannot be written (No space left" in str(
         unusable(Path("/t"), OSError(28, os.strerror(28)))
@@ -192,6 +203,65 @@ def test_the_servers_folder_of_backends(tmp_path):
     assert found.passes_bytes == importlib.metadata.version("numpy").startswith("1.")
 
 
+def test_what_the_embedded_server_needs(tmp_path, monkeypatch):
+    """The variables are those of mallopt(3): a tensor of a request is smaller than each."""
+    monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
+    found = installation.find(tmp_path)
+    triton = found.executable.parents[1]
+    assert found.arguments == (
+        f"--backend-directory={tmp_path}/backends",
+        f"--cache-directory={triton}/caches",
+        "--model-config-name=embedded",
+    )
+    assert EMBEDDED_CONFIG_FILENAME == "configs/embedded.pbtxt"
+    libraries = [triton.parents[1] / "nvidia_pytriton.libs", installation.libpython_folder()]
+    assert {**found.environment, "PATH": ""} == {
+        "LD_LIBRARY_PATH": ":".join(map(str, libraries)),
+        "MALLOC_MMAP_THRESHOLD_": "33554432",
+        "MALLOC_TRIM_THRESHOLD_": "1073741824",
+        "MALLOC_TOP_PAD_": "67108864",
+        "PATH": "",
+    }
+    python = {path.name for path in (tmp_path / "backends" / "python").iterdir()}
+    assert "libtriton_python.so" in python and "__pycache__" not in python
+
+
+@pytest.mark.parametrize(
+    ("version", "passes_bytes"), [("1.26.4", True), ("2.1.0", False), ("20.0", False)]
+)
+def test_which_numpy_the_embedded_server_takes(tmp_path, monkeypatch, version, passes_bytes):
+    monkeypatch.setattr(installation, "_numpy_version", lambda: version)
+    assert installation.find(tmp_path).passes_bytes == passes_bytes
+    monkeypatch.setattr(installation, "_numpy_version", lambda: "2.0.1")
+    with pytest.raises(
+        InstallationError, match=r"not with numpy 2\.0\.1: pip install 'numpy!=2\.0"
+    ):
+        installation.find(tmp_path)
+
+
+def test_the_exit_codes_of_errors():
+    """Those of sysexits.h; docs/exit-codes.md says what each means."""
+    assert {kind.__name__: kind.exit_code for kind in subclasses(ServerError)} == {
+        "ArtifactError": 65,
+        "IntegrityError": 65,
+        "InstallationError": 69,
+        "LoadError": 1,
+        "NothingToServe": 1,
+        "PortInUse": 1,
+        "ReleaseError": 1,
+        "StoreError": 73,
+        "UnknownRelease": 2,
+        "WorkspaceError": 73,
+    }
+
+
+def subclasses(kind: type[ServerError]) -> Iterator[type[ServerError]]:
+    for each in kind.__subclasses__():
+        if each.__module__ == kind.__module__:
+            yield each
+            yield from subclasses(each)
+
+
 def test_an_incomplete_tritonserver_is_told(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(installation, "find_spec", lambda _: None)
@@ -224,23 +294,24 @@ def test_libpython_is_found_where_the_system_has_it(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("backend", "runtime", "artifact"),
+    ("backend", "runtime", "artifact", "rules"),
     [
-        ("onnxruntime", "onnxruntime", "model.onnx"),
-        ("openvino", "openvino", "model.xml"),
-        ("pytorch", "torchscript", "model.pt"),
-        ("tensorrt", "tensorrt", "model.plan"),
-        ("tensorrt_rtx", "tensorrt_rtx", "model.engine"),
+        ("onnxruntime", "onnxruntime", "model.onnx", Rules(completes=True, exact_outputs=True)),
+        ("openvino", "openvino", "model.xml", Rules(any_batch=True)),
+        ("pytorch", "torchscript", "model.pt", Rules(names=False)),
+        ("tensorrt", "tensorrt", "model.plan", Rules(exact_outputs=True)),
+        ("tensorrt_rtx", "tensorrt_rtx", "model.engine", Rules(exact_outputs=True)),
     ],
 )
-def test_a_backends_runtime_and_the_name_that_triton_gives_its_artifacts(
-    backend, runtime, artifact, monkeypatch
+def test_a_backends_runtime_its_rules_and_the_name_that_triton_gives_its_artifacts(
+    backend, runtime, artifact, rules, monkeypatch
 ):
     """The names are those of docs/user_guide/model_repository.md of Triton."""
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", ModuleType("utils"))
     module = importlib.import_module(f"seresnext101_triton.server.backends.{backend}.model")
     model = module.TritonPythonModel
     assert (model.runtime, model.default_filename) == (runtime, artifact)
+    assert model.rules == rules
     assert runtime in RUNTIMES
 
 

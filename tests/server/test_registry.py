@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
+import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from seresnext101_triton.client.launches import Launch, is_locked, read_launch
 from seresnext101_triton.server import registry
 from seresnext101_triton.server.errors import ServerError
 from seresnext101_triton.server.registry import Registration, remove_traces, sweep
+from tests.waiting import until
 
 
 @pytest.fixture(autouse=True)
@@ -126,3 +130,39 @@ def test_a_launch_that_cannot_be_written_is_told(folder, tmp_path):
     finally:
         registration.file.rmdir()
         registration.remove()
+
+
+def test_empty_folders_of_triton_are_swept_that_are_older_than_every_server(tmp_path, monkeypatch):
+    program = tmp_path / "tritonserver"
+    program.symlink_to("/bin/sleep")
+    places = {name: tmp_path / "shared" / f"python_env_{name}" for name in ("aaaaaa", "bbbbbb")}
+    other, full = (tmp_path / "shared" / name for name in ("python_env_a", "python_env_cccccc"))
+    for place in (*places.values(), other, full):
+        place.mkdir()
+    (full / "file").touch()
+    for name, age_s in {"aaaaaa": 60, "bbbbbb": -60}.items():
+        os.utime(places[name], (time.time() - age_s, time.time() - age_s))
+    with subprocess.Popen([program, "600"]) as server:
+        try:
+            assert until(lambda: server.pid in registry._servers())
+            monkeypatch.setattr(registry, "_servers", lambda: [server.pid])
+            sweep()
+            assert names(tmp_path / "shared") == {"python_env_bbbbbb", other.name, full.name}
+        finally:
+            server.kill()
+    sweep()  # it has just ended
+    assert names(tmp_path / "shared") == {other.name, full.name}
+    monkeypatch.setattr(registry, "_servers", list)
+    places["bbbbbb"].mkdir()
+    sweep()
+    assert names(tmp_path / "shared") == {other.name, full.name}
+
+
+def test_when_a_process_was_started(monkeypatch):
+    before = time.time()
+    with subprocess.Popen(["sleep", "600"]) as process:
+        # It counts as a second older, since the time of a file is of another clock.
+        found = registry._started_s(process.pid) + 1
+        process.kill()
+    assert before - 1 <= found <= time.time() + 1
+    assert registry._started_s(process.pid) == math.inf

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 from seresnext101_triton.client.launches import Launch
 from seresnext101_triton.client.served import ModelState
 from seresnext101_triton.server import session as module
+from seresnext101_triton.server.control import LOAD_TIMEOUT_S
 from seresnext101_triton.server.errors import ServerError
 from seresnext101_triton.server.session import Session, announce
 from seresnext101_triton.server.signals import EndSignals
@@ -54,6 +56,7 @@ class Noted:
         return self.waits < 0
 
     def check_deadline(self, deadline: float) -> None:
+        assert 300 < deadline - time.monotonic() <= LOAD_TIMEOUT_S == 600
         self.done.append("deadline")
 
     def look(self) -> None:

@@ -1,15 +1,21 @@
-"""The words of object stores, and the index of a repository in one. No store is needed for them."""
+"""The words of object stores, their objects in the memory of the tests, and a repository's index.
+
+`test_object_store.py` has the same with a real S3 server.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import sys
 
 import pytest
+from obstore.store import MemoryStore
 
 from seresnext101_triton.client.errors import UsageError
-from seresnext101_triton.server.errors import StoreError
+from seresnext101_triton.server.errors import InstallationError, StoreError
 from seresnext101_triton.server.mirror import Index
-from seresnext101_triton.server.store import _meaning, checked, is_url
+from seresnext101_triton.server.store import Read, Store, _meaning, checked, is_url
 
 URL = "s3://bucket/models"
 
@@ -62,6 +68,77 @@ def test_what_an_error_of_a_store_means(text, refused, meaning):
     found = _meaning(text, refused=refused)
     assert found.startswith(meaning)
     assert "\n" not in found and "Signature" not in found
+
+
+@pytest.fixture
+def store(monkeypatch) -> Store:
+    """A store that is in memory."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
+        monkeypatch.setenv(name, "x")
+    found = Store(f"{URL}/")
+    # An artifact may have gigabytes, and a store of one's own has no certificate.
+    timeouts = {"connect_timeout": "5s", "timeout": "3600s"}
+    assert found._store.client_options == {"allow_http": "true"} | timeouts
+    assert found._store.retry_config["max_retries"] == 3
+    assert found._store.retry_config["retry_timeout"].total_seconds() == 60
+    assert (found.url, found._store.prefix) == (URL, "models")
+    found._store = MemoryStore()
+    return found
+
+
+def test_an_object_is_there_from_its_creation_to_its_end(store, tmp_path):
+    assert store.read("a") is None and not store.has_changed("a", None)
+    mark = store.create("a", b"one")
+    assert mark and not store.has_changed("a", mark) and store.has_changed("a", None)
+    assert store.read("a") == Read(b"one", mark) and set(mark) == {"e_tag", "version"}
+    # A write whose answer was lost is tried again, and finds itself.
+    assert store.create("a", b"one") == mark and store.create("a", b"two") is None
+    file = tmp_path / "file"
+    file.write_bytes(b"one")
+    assert store.create("a", file) is None and store.create("b", file)
+    store.write("a", b"two")
+    assert store.has_changed("a", mark) and store.read("a").content == b"two"
+    store.remove("a")
+    store.remove("a")
+    assert store.read("a") is None and store.digest("a") == ""
+    assert store.digest("b") == hashlib.sha256(b"one").hexdigest()
+
+
+def test_of_two_writers_one_learns_that_it_came_too_late(store):
+    first = store.create("a", b"one")
+    second = store.replace("a", b"two", first)
+    assert second and second != first and store.read("a") == Read(b"two", second)
+    assert store.replace("a", b"three", first) is None and store.read("a").content == b"two"
+    assert store.replace("a", b"two", first) == second  # its answer was lost
+    store.remove("a")
+    assert store.replace("a", b"four", second) is None and store.read("a") is None
+
+
+def test_errors_of_a_store_are_explained(store, tmp_path, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise FileNotFoundError("NoSuchBucket: it is not there")
+
+    for name in ("get", "put", "delete"):
+        monkeypatch.setattr(store._obstore, name, refuse)
+    for ask in (
+        lambda: store.read("a"),
+        lambda: store.write("a", b""),
+        lambda: store.replace("a", b"", {"e_tag": "1"}),
+        lambda: store.digest("a"),
+        lambda: store.remove("a"),
+    ):
+        with pytest.raises(StoreError, match=f"^{URL}: there is no such bucket"):
+            ask()
+    monkeypatch.undo()
+    store.write("a", b"one")
+    with pytest.raises(FileNotFoundError):
+        store.digest("a", tmp_path / "none" / "file")
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(InstallationError, match=rf"^{URL} needs the package obstore.*'\.\[s3\]'$"):
+        Store(URL)
 
 
 INDEX = Index(

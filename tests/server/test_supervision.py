@@ -19,9 +19,7 @@ from seresnext101_triton.client.cli import main as client
 from seresnext101_triton.client.connection import Connection
 from seresnext101_triton.client.images import sample_photographs
 from seresnext101_triton.server.control import Control, running
-from seresnext101_triton.server.registry import sweep_environments
 from seresnext101_triton.server.stubs import Stub, children_of, stubs_of
-from seresnext101_triton.server.supervision import Backoff, Patience
 from tests.conftest import children, onnx_convolution, write_model
 from tests.server.launching import DEADLINE_S, Launcher, launcher
 
@@ -238,51 +236,6 @@ def test_what_a_killed_launcher_leaves_is_swept_by_the_next(small):
         assert [launch.pid for launch in running(small)] == [second.process.pid]
         assert not Path(first.workspace).exists() and not first.file.exists()
         assert not list(Path("/dev/shm").glob(f"{first.shared_memory}*"))
-
-
-def test_empty_folders_of_killed_servers_are_swept(server, tmp_path):
-    """But not those that may be a running server's."""
-    for name in ("python_env_old123", "python_env_full12", "python_env_new123"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "python_env_full12" / "file").touch()
-    for name in ("python_env_old123", "python_env_full12"):
-        os.utime(tmp_path / name, (0, 0))
-    sweep_environments(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"python_env_full12", "python_env_new123"}
-
-
-def test_a_server_that_cannot_live_is_given_up(monkeypatch):
-    """Pauses grow up to a limit, and attempts end unless the server lived for a while."""
-    clock = [1000.0]
-    monkeypatch.setattr("time.monotonic", lambda: clock[0])
-    backoff = Backoff(Patience(first_pause_s=1, longest_pause_s=4, attempts=4, stable_s=60))
-    pauses = []
-    for _ in range(4):
-        assert backoff.died()
-        start = clock[0]
-        while not backoff.is_due():
-            clock[0] += 0.25
-        pauses.append(clock[0] - start)
-        backoff.recovered()
-        clock[0] += 10
-    assert pauses == [1, 2, 4, 4]
-    assert not backoff.died()
-    backoff.recovered()
-    clock[0] += 61
-    assert backoff.died()
-
-
-def test_what_answers_between_its_deaths_is_started_again_at_once(monkeypatch):
-    clock = [1000.0]
-    monkeypatch.setattr("time.monotonic", lambda: clock[0])
-    patience = Patience()
-    backoff = Backoff(patience)
-    for _ in range(50):
-        clock[0] += 3
-        assert backoff.died()
-        clock[0] += patience.first_pause_s
-        assert backoff.is_due()
-        backoff.recovered()
 
 
 def test_a_model_that_was_unloaded_on_purpose_stays_away(small):

@@ -22,7 +22,7 @@ from seresnext101_triton.server import supervision as module
 from seresnext101_triton.server.control import LOAD_TIMEOUT_S, Control
 from seresnext101_triton.server.errors import ServerError
 from seresnext101_triton.server.launcher import Server
-from seresnext101_triton.server.supervision import Patience, Supervisor
+from seresnext101_triton.server.supervision import Backoff, Patience, Supervisor
 from tests.scripted import Scripted, scripted
 from tests.server.stub_processes import Stubs, has_died
 from tests.waiting import until
@@ -284,3 +284,50 @@ def test_a_server_that_cannot_start_is_given_up(watched):
         "it cannot bind its port; it is started again",
     ]
     assert watched.launch.server_restarts == 2
+
+
+# How often something is started again
+
+
+def test_a_server_that_cannot_live_is_given_up(monkeypatch):
+    """Pauses grow up to a limit, and attempts end unless the server lived for a while."""
+    clock = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    backoff = Backoff(Patience(first_pause_s=1, longest_pause_s=4, attempts=4, stable_s=60))
+    pauses = []
+    for _ in range(4):
+        assert backoff.died()
+        start = clock[0]
+        while not backoff.is_due():
+            clock[0] += 0.25
+        pauses.append(clock[0] - start)
+        backoff.recovered()
+        clock[0] += 10
+    assert pauses == [1, 2, 4, 4]
+    assert not backoff.died()
+    backoff.recovered()
+    clock[0] += 60
+    assert not backoff.died()
+    backoff.recovered()
+    clock[0] += 60.5
+    assert backoff.died() and backoff.attempts == 1
+
+
+def test_the_usual_pauses():
+    patience = Patience()
+    assert (patience.first_pause_s, patience.longest_pause_s) == (0.25, 30.0)
+    assert (patience.attempts, patience.stable_s) == (10, 2.0)
+    assert Backoff(patience).is_due()
+
+
+def test_what_answers_between_its_deaths_is_started_again_at_once(monkeypatch):
+    clock = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    patience = Patience()
+    backoff = Backoff(patience)
+    for _ in range(50):
+        clock[0] += 3
+        assert backoff.died()
+        clock[0] += patience.first_pause_s
+        assert backoff.is_due()
+        backoff.recovered()

