@@ -121,6 +121,7 @@ def request_of(options: argparse.Namespace) -> Request:
             queue_size=options.queue_size,
             queue_timeout_ms=options.queue_timeout_ms,
             queue_delay_us=options.queue_delay_us,
+            batcher=options.batcher,
             response_cache=options.response_cache,
         ),
         image_input=_image_input(options),

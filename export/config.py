@@ -15,7 +15,7 @@ from seresnext101_triton.client.contract import (
     WEIGHTS_PARAMETER,
     Preprocessing,
 )
-from seresnext101_triton.export.format import INPUT, OUTPUT
+from seresnext101_triton.export.format import INPUT, OUTPUT, Format
 from seresnext101_triton.export.formats import FORMATS
 from seresnext101_triton.export.manifest import Manifest
 from seresnext101_triton.export.precision import precision_named
@@ -43,14 +43,15 @@ def model_config(manifest: Manifest, serving: Serving, *, labelled: bool) -> pb.
     device = format.device(serving)
     image = manifest.preprocessing
     dims, kind = list(image.shape), TYPES[image.dtype.name]
+    batched = format.batches(serving)
     # Triton knows of the batch axis itself where it makes the batches.
-    axis = [] if format.batched else [-1]
-    layout = _LAYOUTS[image.layout] if format.batched else pb.ModelInput.FORMAT_NONE
+    axis = [] if batched else [-1]
+    layout = _LAYOUTS[image.layout] if batched else pb.ModelInput.FORMAT_NONE
     labels = LABELS_FILENAME if labelled else ""
-    instances = _INSTANCES[device] if format.batched else _UNBATCHED_INSTANCES
+    instances = _INSTANCES[device] if batched else _UNBATCHED_INSTANCES
     config = pb.ModelConfig(
         name=manifest.model,
-        max_batch_size=serving.max_batch if format.batched else 0,
+        max_batch_size=serving.max_batch if batched else 0,
         input=[pb.ModelInput(name=INPUT, data_type=kind, format=layout, dims=axis + dims)],
         output=[
             pb.ModelOutput(
@@ -66,7 +67,7 @@ def model_config(manifest: Manifest, serving: Serving, *, labelled: bool) -> pb.
         ],
     )
     setattr(config, format.platform_field, format.platform)
-    if format.batched:
+    if batched:
         _batch(config, serving)
     if serving.response_cache:
         config.response_cache.enable = True
@@ -112,6 +113,35 @@ def _warm_up(
         warmup.inputs[INPUT].CopyFrom(
             pb.ModelWarmup.Input(data_type=TYPES[image.dtype.name], dims=shape, random_data=True)
         )
+
+
+def largest_batch(config: pb.ModelConfig) -> int:
+    """The most images that a request to a model may bring.
+
+    A model without a batcher takes any number. Its warm-up has the number that was proven.
+    """
+    warmed_up = (each.inputs[INPUT].dims[0] for each in config.model_warmup)
+    return config.max_batch_size or max(warmed_up, default=1)
+
+
+def with_batcher(config: pb.ModelConfig, format: Format) -> pb.ModelConfig:
+    """The config of a model without a batcher, with Triton's batcher.
+
+    Args:
+        config: What `model_config` wrote for `format`. It does not change.
+        format: The format of the artifact.
+    """
+    changed = pb.ModelConfig()
+    changed.CopyFrom(config)
+    changed.max_batch_size = largest_batch(config)
+    changed.dynamic_batching.SetInParent()
+    changed.input[0].format = _LAYOUTS[contract(to_text(config)).layout]
+    for tensor in (*changed.input, *changed.output):
+        del tensor.dims[0]
+    for warmup in changed.model_warmup:
+        warmup.batch_size = warmup.inputs[INPUT].dims.pop(0)
+    format.configure(changed, [])
+    return changed
 
 
 def _parameters(manifest: Manifest, threads: int) -> dict[str, str]:

@@ -62,9 +62,9 @@ class Format:
         cpu_precisions: Those that are worth serving on a CPU; `perf cpu` measures them.
         is_quick: Whether it is made in seconds. `perf advise` makes those that are by itself.
         devices: Where Triton can serve it: `cpu`, `gpu` or both.
-        batched: Whether Triton's batcher makes its batches. NVIDIA's OpenVINO backend would take
-            exactly the largest batch then, so there each request is a run of its own, with as many
-            images as it brings.
+        batched: Whether Triton's batcher makes its batches even if nobody asks for it. With the
+            batcher, NVIDIA's OpenVINO backend computes the largest batch every time, so there each
+            request is a run of its own, with as many images as it brings.
         from_onnx: Whether the artifact is made from the network's ONNX.
     """
 
@@ -132,11 +132,15 @@ class Format:
             raise OptionError(
                 f"{self.name} is served on CPUs only: leave `device=gpu` out, or the format"
             )
-        if not self.batched and serving.has_queue:
+        if serving.has_queue and not self.batches(serving):
             raise OptionError(
                 f"{self.name} is served without Triton's batcher: it has no queue to bound or to "
-                "delay"
+                "delay, unless you give `batcher`"
             )
+
+    def batches(self, serving: Serving) -> bool:
+        """Whether Triton's batcher makes the batches of a model that is served like this."""
+        return self.batched or serving.batcher
 
     def is_for_tensorrt(self, precision: Precision) -> bool:
         """Whether the ONNX that it is made from will be read by TensorRT."""

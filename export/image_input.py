@@ -136,10 +136,7 @@ def folders(
         image_input: How image files are taken.
         labels: The content of its file of labels.
     """
-    largest = max(model.max_batch_size, 1)
-    if not model.max_batch_size:
-        # Without a batcher, the model takes any number of images. The warm-up has the maximum.
-        largest = max((each.inputs[INPUT].dims[0] for each in model.model_warmup), default=1)
+    largest = config.largest_batch(model)
     limits = _limits()
     prepare = _preprocess(facts.preprocessing, image_input, largest, limits)
     ensemble = pb.ModelConfig(

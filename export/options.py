@@ -340,6 +340,13 @@ def _add_serving(group: argparse._ArgumentGroup) -> None:
         help="how long to wait for a fuller batch (default: 0)",
     )
     add(
+        "--batcher",
+        action="store_true",
+        help=f"let Triton make batches of {unbatched} models too, with one instance: more images a "
+        "second under load. NVIDIA's own image then computes --max-batch images for "
+        "every request",
+    )
+    add(
         "--response-cache",
         action="store_true",
         help="let a server with a response cache answer equal requests from it (the server's own "

@@ -41,6 +41,8 @@ class Serving:
             time.
         queue_delay_us: How long the batcher may hold a request back to fill a batch, in
             microseconds.
+        batcher: Have Triton's batcher make batches of a model that is otherwise served without it
+            (OpenVINO).
         response_cache: Answer a request that equals an earlier one from Triton's response cache, if
             the server has one.
 
@@ -61,6 +63,7 @@ class Serving:
     queue_size: int = 0
     queue_timeout_ms: int = 0
     queue_delay_us: int = 0
+    batcher: bool = False
     response_cache: bool = False
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@
 The models race. In every round each takes one turn, so that a change of the machine's speed affects
 all of them. Who is certainly slower than the leader leaves the race, and the time goes to those who
 are left. First the models run as they are published. Then those that are left run with other
-numbers of instances and threads.
+numbers of instances and threads, and with Triton's batcher.
 """
 
 from __future__ import annotations
@@ -184,9 +184,7 @@ def advise(
             Racer(racer.model, setting)
             for racer in first
             if not racer.left
-            for setting in different(
-                [racer.setting, *tuners[racer.model].parallelism(racer.setting)]
-            )
+            for setting in different(tuners[racer.model].alternatives(racer.setting))
         ]
         for number in race(second, run, options.p99_ms, note, rounds=_MOST_ROUNDS):
             if number >= _LEAST_ROUNDS and time.monotonic() > deadline:
@@ -230,7 +228,7 @@ def race(
         leader = judge(running, p99_ms)
         remaining = sum(not racer.left for racer in running)
         note(
-            f"round {number}: {leader.model} with {leader.setting.parallelism} threads leads with "
+            f"round {number}: {leader.model} ({leader.setting.short}) leads with "
             f"{leader.speed:.1f} images/s; {remaining} of {len(running)} go on"
         )
         yield number

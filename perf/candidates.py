@@ -109,5 +109,10 @@ def export_best(request: Request, setting: Setting, repository: Path, reporter: 
     Raises:
         ToolkitError: It cannot be published. The repository is unchanged.
     """
-    serving = replace(request.serving, instances=setting.instances, threads=setting.threads)
+    serving = replace(
+        request.serving,
+        instances=setting.instances,
+        threads=setting.threads,
+        batcher=setting.max_batch > 0,
+    )
     return export(replace(request, repository=repository, serving=serving), reporter)[0].model

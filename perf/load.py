@@ -65,9 +65,7 @@ class LoadGenerator:
     def __init__(self, url: str, http_url: str = "") -> None:
         self._urls = {"grpc": url, "http": http_url}
         self._program, self._environment = analyzer.find()
-        self._inputs: dict[tuple[str, int], Path] = {}
-        # Models without a batch axis in Triton's config. For them, Triton counts a batch as 1.
-        self._unbatched: set[str] = set()
+        self._inputs: dict[tuple[str, int, bool], Path] = {}
 
     def __enter__(self) -> LoadGenerator:
         self._scratch = tempfile.TemporaryDirectory()
@@ -147,8 +145,8 @@ class LoadGenerator:
     ) -> Measurement:
         table = self._folder / "measured.csv"
         table.unlink(missing_ok=True)
-        inputs = self._input_of(load.model, load.batch)
-        counted = 1 if load.model in self._unbatched else load.batch
+        inputs, batched = self._input_of(load.model, load.batch)
+        counted = load.batch if batched else 1  # without a batch axis, Triton counts a batch as 1
         options = _options(load, self._urls[load.protocol], counted, window_s, agreement)
         command = [str(self._program), *options, "--input-data", str(inputs), "-f", str(table)]
         before = _Clocks.read()
@@ -168,28 +166,30 @@ class LoadGenerator:
             raise _failure(done, load)
         return _measurement(rows[0], load.batch // counted, stable, shares)
 
-    def _input_of(self, model: str, batch: int) -> Path:
-        """The file with the photographs, as perf_analyzer reads it."""
-        if (model, batch) not in self._inputs:
-            with Classifier(self._urls["grpc"], model) as classifier:
-                tensors = [classifier.prepare(path) for path in sample_photographs()]
-                batched = bool(classifier.model.max_batch)
-                name = classifier.model.input
+    def _input_of(self, model: str, batch: int) -> tuple[Path, bool]:
+        """The file with the photographs, as perf_analyzer reads it.
+
+        Returns:
+            The file, and whether the model has a batch axis in the config that is served now.
+        """
+        with Classifier(self._urls["grpc"], model) as classifier:
+            batched, name = bool(classifier.model.max_batch), classifier.model.input
+            if known := self._inputs.get((model, batch, batched)):
+                return known, batched
+            tensors = [classifier.prepare(path) for path in sample_photographs()]
+        entries = []
+        for tensor in tensors:
+            repeated = 1 if batched else batch
+            content: dict[str, object] = {
+                "b64": base64.b64encode(tensor.tobytes() * repeated).decode()
+            }
             if not batched:
-                self._unbatched.add(model)
-            entries = []
-            for tensor in tensors:
-                repeated = 1 if batched else batch
-                content: dict[str, object] = {
-                    "b64": base64.b64encode(tensor.tobytes() * repeated).decode()
-                }
-                if not batched:
-                    content = {"content": content, "shape": [batch, *tensor.shape]}
-                entries.append({name: content})
-            path = self._folder / f"{len(self._inputs)}.json"
-            path.write_text(json.dumps({"data": entries}), encoding="ascii")
-            self._inputs[model, batch] = path
-        return self._inputs[model, batch]
+                content = {"content": content, "shape": [batch, *tensor.shape]}
+            entries.append({name: content})
+        path = self._folder / f"{len(self._inputs)}.json"
+        path.write_text(json.dumps({"data": entries}), encoding="ascii")
+        self._inputs[model, batch, batched] = path
+        return path, batched
 
 
 def _run_group(

@@ -24,9 +24,10 @@ class Setting:
     delay_us: int
 
     @property
-    def parallelism(self) -> str:
-        """The instances and the threads of each: `2 x 1`, `1 x all`."""
-        return f"{self.instances} x {self.threads or 'all'}"
+    def short(self) -> str:
+        """What tells the settings of a race apart: `2 x 1`, `1 x all, batches to 8`."""
+        batches = f", batches to {self.max_batch}" if self.max_batch else ""
+        return f"{self.instances} x {self.threads or 'all'}{batches}"
 
     def __str__(self) -> str:
         plural = "s" if self.instances > 1 else ""

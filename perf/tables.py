@@ -85,7 +85,7 @@ def tuning_verdict(outcome: TuningOutcome) -> str:
 
 def advice_table(outcome: AdviceOutcome) -> Table:
     """One row for each contestant, the best first."""
-    header = ["model", "instances", "threads", "images/s", "p99 ms", "lost accuracy"]
+    header = ["model", "instances", "threads", "batches", "images/s", "p99 ms", "lost accuracy"]
     return Table(
         [*header, "ratio to the best, 99 % interval", ""],
         [_contestant_row(each, outcome.best) for each in outcome.contestants],
@@ -99,6 +99,7 @@ def _contestant_row(each: Contestant, best: Contestant) -> list[str]:
         each.model,
         str(each.setting.instances),
         str(each.setting.threads or "all"),
+        f"to {each.setting.max_batch}" if each.setting.max_batch else "none",
         f"{np.median(each.throughput):.1f}",
         f"{np.median(each.p99_ms):.0f}",
         f"{each.loss:.1%}" if each.loss else "none",
@@ -114,7 +115,7 @@ def advice_verdict(record: AdviceRecord) -> list[str]:
     load = f"{record.concurrency} requests in flight, one image in each{bound}"
     lines = [f"The best for {load}: {best.model} with {best.setting}."]
     if record.equals:
-        names = ", ".join(f"{each.model} ({each.setting.parallelism})" for each in record.equals)
+        names = ", ".join(f"{each.model} ({each.setting.short})" for each in record.equals)
         lines.append(
             f"After {rounds} rounds it is not certain that these are slower: {names}. More time, "
             "`--minutes`, tells them apart if they differ."

@@ -98,8 +98,8 @@ class Tuner:
     ) -> None:
         published = PublishedModel.find(repository, load.model)
         self._config = published.config
-        self._thread_parameter = published.format.thread_parameter
-        self._batched = published.config.max_batch_size > 0
+        self._format = published.format
+        self._largest = config.largest_batch(published.config)
         self._gpu = published.on_gpu
         self._server = server
         self._repository = repository
@@ -111,8 +111,8 @@ class Tuner:
     def current(self) -> Setting:
         """The setting of the config in the repository."""
         threads = ""
-        if self._thread_parameter:
-            threads = self._config.parameters[self._thread_parameter].string_value
+        if parameter := self._format.thread_parameter:
+            threads = self._config.parameters[parameter].string_value
         return Setting(
             instances=self._config.instance_group[0].count or 1,
             threads=int(threads or 0),
@@ -165,16 +165,18 @@ class Tuner:
 
     def _grid(self) -> int:
         """The number of trials that all combinations need."""
-        settings = len(list(self.parallelism(self.current)))
-        if not self._batched:
-            return settings
-        return settings * len(list(self._batches(self.current))) * (1 + len(_DELAYS_US))
+        current = self.current
+        batched = replace(current, max_batch=self._largest)
+        sizes = len(list(self._batches(batched))) * (1 + len(_DELAYS_US))
+        return len(self.parallelism(current)) * (sizes if current.max_batch else 1 + sizes)
 
     def _steps(self) -> Sequence[Step]:
-        instances: Step = ("instances", self.parallelism)
-        if not self._batched:
-            return (instances,)
-        return (instances, ("largest batch", self._batches), ("queue delay", self._delays))
+        return (
+            ("instances", self.parallelism),
+            ("batcher", self.with_batcher),
+            ("largest batch", self._batches),
+            ("queue delay", self._delays),
+        )
 
     def parallelism(self, best: Setting) -> list[Setting]:
         """The same setting with other numbers of instances and threads."""
@@ -185,28 +187,41 @@ class Tuner:
         # Two instances, both with threads for all cores: one computes while the other copies.
         pairs.append((2, cores))
         return [
-            replace(best, instances=count, threads=threads if self._thread_parameter else 0)
+            replace(best, instances=count, threads=threads if self._format.thread_parameter else 0)
             for count, threads in pairs
         ]
 
-    def _batches(self, best: Setting) -> Iterable[Setting]:
-        largest = self._config.max_batch_size
-        batches = dict.fromkeys((largest, largest // 2, largest // 4))
+    def alternatives(self, current: Setting) -> list[Setting]:
+        """A setting, and all that differ from it in instances, threads and batcher."""
+        return [current, *self.parallelism(current), *self.with_batcher(current)]
+
+    def with_batcher(self, best: Setting) -> list[Setting]:
+        """All settings of `parallelism` with Triton's batcher, if the setting has none."""
+        if best.max_batch:
+            return []
+        return self.parallelism(replace(best, max_batch=self._largest))
+
+    def _batches(self, best: Setting) -> list[Setting]:
+        if not best.max_batch:
+            return []
+        batches = dict.fromkeys((self._largest, self._largest // 2, self._largest // 4))
         return [replace(best, max_batch=batch) for batch in batches if batch >= self._load.batch]
 
     @staticmethod
-    def _delays(best: Setting) -> Iterable[Setting]:
-        return [replace(best, delay_us=delay) for delay in _DELAYS_US]
+    def _delays(best: Setting) -> list[Setting]:
+        return [replace(best, delay_us=delay) for delay in _DELAYS_US if best.max_batch]
 
     def _config_with(self, setting: Setting) -> pb.ModelConfig:
         changed = pb.ModelConfig()
         changed.CopyFrom(self._config)
-        changed.instance_group[0].count = setting.instances
-        if self._thread_parameter:
-            changed.parameters[self._thread_parameter].string_value = str(setting.threads)
-        if not self._batched:
-            return changed
         largest = setting.max_batch
+        if largest and not changed.max_batch_size:
+            changed = config.with_batcher(changed, self._format)
+        changed.instance_group[0].count = setting.instances
+        if parameter := self._format.thread_parameter:
+            changed.parameters[parameter].string_value = str(setting.threads)
+        if not largest:
+            return changed
         changed.max_batch_size = largest
         changed.dynamic_batching.max_queue_delay_microseconds = setting.delay_us
         for warmup in [each for each in changed.model_warmup if each.batch_size > largest]:

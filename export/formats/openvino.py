@@ -10,7 +10,10 @@ from seresnext101_triton.export.format import INPUT, Format, Proof
 from seresnext101_triton.export.precision import BF16, FP32, INT8, Precision
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
+    from tritonclient.grpc import model_config_pb2 as pb
 
     from seresnext101_triton.export.gate import Gate
     from seresnext101_triton.export.material import Material
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from seresnext101_triton.server.runtimes.openvino import OpenVino as Runtime
 
 _BF16_HINT = "HINT_BF16"
+# With Triton's batcher, NVIDIA's backend takes only the largest batch, and pads others to it.
+_PADDING = "ENABLE_BATCH_PADDING"
 
 
 class OpenVino(Format):
@@ -63,6 +68,11 @@ class OpenVino(Format):
         narrow = precision.quantized or precision.computes_in == BF16.computes_in
         hint = {_BF16_HINT: "YES"} if narrow else {}
         return super().parameters(precision, threads) | {"PERFORMANCE_HINT": "LATENCY", **hint}
+
+    def configure(self, config: pb.ModelConfig, artifacts: Sequence[str]) -> None:
+        """With Triton's batcher, have NVIDIA's backend take batches that are not full."""
+        if config.max_batch_size:
+            config.parameters[_PADDING].string_value = "YES"
 
     def prove(
         self, gate: Gate, folder: Path, precision: Precision, serving: Serving, reporter: Reporter

@@ -1,4 +1,4 @@
-"""Find the model that this machine serves best, and with which instances and threads.
+"""Find the model that this machine serves best, and with which instances, threads and batches.
 
 The models NAME_... of the repository race: each takes a turn in every round, and who is certainly
 slower leaves. With the options of an export after `--`, every form of the network that a CPU can

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,14 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from seresnext101_triton.client.contract import OutputKind, Preprocessing
 from seresnext101_triton.export import image_input
-from seresnext101_triton.export.config import contract, from_text, model_config, to_text
+from seresnext101_triton.export.config import (
+    contract,
+    from_text,
+    largest_batch,
+    model_config,
+    to_text,
+    with_batcher,
+)
 from seresnext101_triton.export.errors import OptionError
 from seresnext101_triton.export.formats import DEFAULT_FORMATS, FORMATS
 from seresnext101_triton.export.labels import labels_for
@@ -172,6 +180,31 @@ def test_a_model_without_a_batcher_is_warmed_up_with_one_request_of_all_images()
         (1, [1, 3, 224, 224]),
         (1, [5, 3, 224, 224]),
     ]
+
+
+def test_the_batcher_can_be_asked_for():
+    """NVIDIA's backend needs the padding; a queue has options only where there is one."""
+    config = build("openvino", serving=Serving(max_batch=5, batcher=True, queue_delay_us=7))
+    (input_,), (output,), (group,) = config.input, config.output, config.instance_group
+    assert (config.max_batch_size, group.count) == (5, 1)
+    assert config.dynamic_batching.max_queue_delay_microseconds == 7
+    assert (list(input_.dims), input_.format) == ([3, 224, 224], pb.ModelInput.FORMAT_NCHW)
+    assert list(output.dims) == [1000]
+    assert [warmup.batch_size for warmup in config.model_warmup] == [1, 5]
+    assert parameters_of(config)["ENABLE_BATCH_PADDING"] == "YES"
+    assert "ENABLE_BATCH_PADDING" not in parameters_of(build("openvino"))
+    assert build("onnx", serving=Serving(batcher=True)) == build("onnx")
+
+
+def test_a_batcher_for_a_config_that_has_none():
+    """It becomes the config that an export with a batcher writes, but for the instances."""
+    serving = Serving(max_batch=5, instances=3)
+    without = build("openvino", serving=serving)
+    before = to_text(without)
+    found = with_batcher(without, FORMATS["openvino"])
+    assert found == build("openvino", serving=replace(serving, batcher=True))
+    assert to_text(without) == before
+    assert largest_batch(without) == largest_batch(found) == 5
 
 
 @pytest.mark.parametrize(

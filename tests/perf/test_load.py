@@ -214,20 +214,14 @@ def test_the_input_is_photographs_as_the_model_wants_them(sleepers):
         Classifier(sleepers.server.url, "steady") as classifier,
     ):
         prepared = [classifier.prepare(path) for path in sample_photographs()]
-        entries = [
-            entry["INPUT__0"]
-            for entry in json.loads(generator._input_of("steady", 2).read_text())["data"]
-        ]
-        whole = [
-            entry["INPUT__0"]
-            for entry in json.loads(generator._input_of("unbatched", 2).read_text())["data"]
-        ]
-        assert (
-            generator._input_of("steady", 2)
-            == generator._input_of("steady", 2)
-            != generator._input_of("unbatched", 2)
+        (steady, _), (unbatched, _) = (
+            generator._input_of(model, 2) for model in ("steady", "unbatched")
         )
-        assert generator._unbatched == {"unbatched"}
+        entries = [entry["INPUT__0"] for entry in json.loads(steady.read_text())["data"]]
+        whole = [entry["INPUT__0"] for entry in json.loads(unbatched.read_text())["data"]]
+        assert generator._input_of("steady", 2) == (steady, True)
+        assert generator._input_of("unbatched", 2) == (unbatched, False)
+        assert steady != unbatched
     for image, entry, batch in zip(prepared, entries, whole, strict=True):
         np.testing.assert_array_equal(
             np.frombuffer(base64.b64decode(entry["b64"]), np.float32).reshape(image.shape), image
@@ -476,7 +470,7 @@ def test_a_program_that_hangs_is_killed(monkeypatch):
     assert started[0].returncode == -9
 
 
-def test_a_run_that_hangs_is_started_once_more_and_then_said_to_hang(monkeypatch, tmp_path):
+def test_a_run_that_hangs_is_started_once_more_and_then_said_to_hang(monkeypatch, sleepers):
     limits: list[float] = []
 
     def hang(command, environment, limit_s):
@@ -484,12 +478,12 @@ def test_a_run_that_hangs_is_started_once_more_and_then_said_to_hang(monkeypatch
         raise subprocess.TimeoutExpired(command, limit_s)
 
     monkeypatch.setattr("seresnext101_triton.perf.load._run_group", hang)
-    with LoadGenerator("127.0.0.1:1") as generator:
-        generator._inputs["m", 1] = tmp_path / "input.json"
+    with LoadGenerator(sleepers.server.url) as generator:
         with pytest.raises(
-            AnalyzerHung, match=r"^m, batch 1, concurrency 1, grpc: .* did not end within 200 s"
+            AnalyzerHung,
+            match=r"^steady, batch 1, concurrency 1, grpc: .* did not end within 200 s",
         ):
-            generator.measure(Load("m"), 1.0)
+            generator.measure(Load("steady"), 1.0)
     assert limits == [200, 200]
 
 

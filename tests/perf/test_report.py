@@ -129,7 +129,7 @@ def test_every_kind_of_record_is_shown(tmp_path):
         "4.0",
         "Side by side",
         "a p99 of 50 ms at most: fast with 2 instances x 1 threads",
-        "After 3 rounds it is not certain that these are slower: near (1 x all)",
+        "After 3 rounds it is not certain that these are slower: near (1 x all, batches to 8)",
         "0.92 (0.80 – 1.10)",
         "slower after 1 round",
         "3.1%",

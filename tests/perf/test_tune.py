@@ -12,11 +12,13 @@ from seresnext101_triton.client import Classifier
 from seresnext101_triton.client.connection import Connection
 from seresnext101_triton.client.images import sample_photographs
 from seresnext101_triton.export.config import from_text, to_text
+from seresnext101_triton.export.formats.torchscript import TorchScript
 from seresnext101_triton.export.pipeline import export
 from seresnext101_triton.export.promotion import BACKUP_FILENAME
 from seresnext101_triton.perf import tune
 from seresnext101_triton.perf.cli import main
 from seresnext101_triton.perf.errors import PerfError
+from seresnext101_triton.perf.load import LoadGenerator
 from seresnext101_triton.perf.records import Load, Measurement
 from seresnext101_triton.perf.serving import MeasuredServer, serving
 from seresnext101_triton.perf.settings import Setting, Trial
@@ -92,15 +94,21 @@ def test_what_is_chosen_is_written_served_and_undone(own, capsys):
 
 
 def test_a_model_without_a_batcher(repository, tmp_path):
-    """There is nothing to ask about batches, and a config with a batcher would not load."""
+    """It is tried with a batcher too, and can be written with and without."""
     own = tmp_path / "models"
     shutil.copytree(repository / "tiny_openvino", own / "tiny_openvino")
-    with serving(own, ["tiny_openvino"], allow=["model-repository"]) as running:
-        tuner = Tuner(running, own, Load("tiny_openvino"), None, window_s=0.1)
+    load = Load("tiny_openvino", batch=2)
+    with (
+        serving(own, ["tiny_openvino"], allow=["model-repository"]) as running,
+        LoadGenerator(running.url) as generator,
+    ):
+        tuner = Tuner(running, own, load, None)
         assert tuner.current == Setting(2, 0, 0, 0)
-        tuning = tuner.search(2)
-        assert {trial.step for trial in tuning.trials} == {"as it is", "instances"}
-        assert all(trial.throughput > 0 for trial in tuning.trials)
+        for setting in (Setting(1, 0, 4, 500), tuner.current, Setting(2, 1, 4, 0)):
+            tuner.apply(setting)
+            assert generator.measure_for(load, 0.3).throughput > 0
+            with Classifier(running.url, "tiny_openvino") as classifier:
+                assert classifier.model.max_batch == setting.max_batch
         tuner.write(Setting(1, 1, 0, 0))
     config = from_text((own / "tiny_openvino" / "config.pbtxt").read_text())
     assert (
@@ -231,7 +239,7 @@ def test_instances_share_the_cores(changed, monkeypatch, cores, expected):
     settings = list(tuner.parallelism(best))
     assert [(setting.instances, setting.threads) for setting in settings] == expected
     assert {(setting.max_batch, setting.delay_us) for setting in settings} == {(3, 7)}
-    tuner._thread_parameter = ""  # a format that has none
+    monkeypatch.setattr(TorchScript, "thread_parameter", "")  # a format that has none
     assert {setting.threads for setting in tuner.parallelism(best)} == {0}
 
 
@@ -259,14 +267,28 @@ def test_batches_are_halved_as_far_as_the_load_lets_them(changed, largest, batch
 def test_the_questions_and_the_grid(changed, monkeypatch):
     monkeypatch.setattr(tune, "usable_cores", lambda: 2)
     tuner = changed()
-    assert [step for step, _ in tuner._steps()] == ["instances", "largest batch", "queue delay"]
-    assert [len(list(candidates(START))) for _, candidates in tuner._steps()] == [3, 3, 3]
+    steps = ["instances", "batcher", "largest batch", "queue delay"]
+    assert [step for step, _ in tuner._steps()] == steps
+    assert [len(list(candidates(START))) for _, candidates in tuner._steps()] == [3, 0, 3, 3]
     assert tuner._grid() == 3 * 3 * (3 + 1)  # the delay as it is is a fourth
-    unbatched = changed(lambda config: setattr(config, "max_batch_size", 0))
-    assert [step for step, _ in unbatched._steps()] == ["instances"] and unbatched._grid() == 3
+    assert tuner.alternatives(START) == [START, *tuner.parallelism(START)]
 
 
-def test_the_current_setting_is_the_configs(changed):
+def test_the_questions_and_the_grid_of_a_model_without_a_batcher(repository, monkeypatch):
+    monkeypatch.setattr(tune, "usable_cores", lambda: 2)
+    tuner = Tuner(NOWHERE, repository, Load("tiny_openvino"), None)
+    bare = tuner.current
+    assert [len(list(candidates(bare))) for _, candidates in tuner._steps()] == [3, 3, 0, 0]
+    assert tuner._grid() == 3 * (1 + 3 * (3 + 1))  # without a batcher, and all with one
+    batched = tuner.with_batcher(bare)
+    assert {setting.max_batch for setting in batched} == {4}
+    assert tuner.alternatives(bare) == [bare, *tuner.parallelism(bare), *batched]
+    made = tuner._config_with(batched[0])
+    assert (made.max_batch_size, made.instance_group[0].count) == (4, batched[0].instances)
+    assert made.parameters["ENABLE_BATCH_PADDING"].string_value == "YES"
+
+
+def test_the_current_setting_is_the_configs(changed, monkeypatch):
     def edit(config) -> None:
         config.instance_group[0].count = 3
         config.parameters[THREADS].string_value = "5"
@@ -278,11 +300,11 @@ def test_the_current_setting_is_the_configs(changed):
     assert bare.current.instances == 1
     bare._config.parameters[THREADS].string_value = ""
     assert bare.current.threads == 0
-    bare._thread_parameter = ""  # of a format without such a parameter
+    monkeypatch.setattr(TorchScript, "thread_parameter", "")  # a format that has none
     assert bare.current.threads == 0
 
 
-def test_a_setting_becomes_a_config(changed):
+def test_a_setting_becomes_a_config(changed, monkeypatch):
     tuner = changed()
     before = to_text(tuner._config)
     made = tuner._config_with(Setting(instances=3, threads=2, max_batch=3, delay_us=900))
@@ -304,20 +326,20 @@ def test_a_setting_becomes_a_config(changed):
     assert [
         each.batch_size for each in tuner._config_with(replace(START, max_batch=1)).model_warmup
     ] == [1]
-    tuner._thread_parameter = ""
+    monkeypatch.setattr(TorchScript, "thread_parameter", "")
     assert (
         tuner._config_with(Setting(1, 7, 4, 0)).parameters[THREADS]
         == tuner._config.parameters[THREADS]
     )
 
 
-def test_a_config_without_a_batcher_gets_none(changed):
+def test_a_setting_without_a_batcher(changed):
     def edit(config) -> None:
         config.max_batch_size = 0
         config.ClearField("dynamic_batching")
 
     tuner = changed(edit)
-    made = tuner._config_with(Setting(instances=2, threads=1, max_batch=5, delay_us=5))
+    made = tuner._config_with(Setting(instances=2, threads=1, max_batch=0, delay_us=0))
     assert (
         made.instance_group[0].count,
         made.max_batch_size,
