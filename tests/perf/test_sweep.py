@@ -231,7 +231,7 @@ def test_every_combination_is_a_load():
 
 def test_photographs_are_what_is_sent(server):
     with LoadGenerator(server.url) as generator:
-        content = json.loads(generator._input_of("tiny_onnx", 1).read_text())
+        content = json.loads(generator._input_of("tiny_onnx", 1)[0].read_text())
     assert len({entry["INPUT__0"]["b64"] for entry in content["data"]}) == len(content["data"]) > 1
     assert str(Load("m", 8, 4)) == "m, batch 8, concurrency 4, grpc"
 
