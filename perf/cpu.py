@@ -35,6 +35,8 @@ EAGER = "eager PyTorch"
 BATCHES = (1, 8)  # of everything that runs without a server; the faster one counts
 _P50, _P99 = "p50", "p99"
 _INT8 = "openvino_int8"
+_BF16 = "openvino_bf16"
+_NARROW = (_BF16, _INT8)
 
 
 @dataclass(frozen=True)
@@ -163,19 +165,24 @@ class Promises:
         over_onnx: Throughput of INT8 over that of ONNX Runtime, both served.
         latency: Latency of ONNX Runtime over that of INT8, with one request in flight.
         bfloat16: Throughput of bfloat16 over that of FP32, both in OpenVINO and served.
+        over_raw: Throughput with a server, in requests of one image, over that without one.
+        narrow_over_raw: The same for bfloat16 and INT8.
     """
 
     over_torchscript: float | None = None
     over_onnx: float | None = None
     latency: float | None = None
     bfloat16: float | None = None
+    over_raw: float = 0.93
+    narrow_over_raw: float = 0.93
 
 
 def promises(machine: Machine) -> Promises:
     """The promises for a processor.
 
     Without VNNI and AMX, OpenVINO's INT8 would saturate, and this project runs it in floating
-    point. Without AMX, only AMD's bfloat16 units are faster than FP32.
+    point. Without AMX, only AMD's bfloat16 units are faster than FP32. With AMX, batches are faster
+    than single images, which is what the server gets.
     """
     has_amx, has_vnni = "amx" in machine.units, "vnni" in machine.units
     is_amd = "AMD" in machine.cpu
@@ -184,7 +191,7 @@ def promises(machine: Machine) -> Promises:
         return Promises(bfloat16=bfloat16)
     if is_amd:
         return Promises(3.7, 3.3, 2.7, bfloat16)
-    return Promises(3.3, 3.1, 2.5, bfloat16)
+    return Promises(3.3, 3.1, 2.5, bfloat16, narrow_over_raw=0.7 if has_amx else 0.93)
 
 
 def targets(record: CpuRecord) -> list[Target]:
@@ -199,7 +206,7 @@ def targets(record: CpuRecord) -> list[Target]:
         record.latency[_key(models[variant], first)][_P50] for variant in ("onnx", _INT8)
     )
     latency = f"ONNX Runtime's latency over INT8's, p50 at concurrency {first}"
-    int8, bf16 = served[_INT8], served["openvino_bf16"]
+    int8, bf16 = served[_INT8], served[_BF16]
     least = promises(record.machine)
     pairs = [
         (
@@ -223,8 +230,8 @@ def targets(record: CpuRecord) -> list[Target]:
         ),
     ]
     for variant, model in models.items():
-        raw = _best_raw(record, model)
-        pairs.append((f"{variant} served over raw", 0.93, served[variant], raw))
+        bar = least.narrow_over_raw if variant in _NARROW else least.over_raw
+        pairs.append((f"{variant} served over raw", bar, served[variant], _best_raw(record, model)))
     return [Target(claim, bar, ratio_of(above, below)) for claim, bar, above, below in pairs]
 
 

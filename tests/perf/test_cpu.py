@@ -62,8 +62,12 @@ def test_every_way_is_measured_in_every_round(forms, tmp_path, capsys):
     assert all(0 < min(found["p50"]) <= max(found["p99"]) for found in record.latency.values())
     assert record.memory_mib.keys() == {f"tiny_{form}" for form in cpu.VARIANTS}
     assert min(record.memory_mib.values()) > 20
-    promised = list(vars(cpu.promises(record.machine)).values())
-    assert [target.least for target in cpu.targets(record)] == [*promised, *[0.93] * 6]
+    *promised, served, narrow = vars(cpu.promises(record.machine)).values()
+    assert [target.least for target in cpu.targets(record)] == [
+        *promised,
+        *[served] * 4,
+        *[narrow] * 2,
+    ]
     said = capsys.readouterr().out
     for words in (
         "eager PyTorch",
@@ -135,6 +139,9 @@ def test_what_is_promised_depends_on_the_processor(cpu_name, flags, int8, bfloat
     machine = replace(MACHINE, cpu=cpu_name, units=units(flags))
     found = cpu.targets(measured_with([39.0, 39.1, 39.0], machine))
     assert (found[0].least, found[3].least) == (int8, bfloat16)
+    # AMX computes batches faster than single images, which is what the server gets.
+    narrow = 0.7 if "amx" in flags else 0.93
+    assert [target.least for target in found[4:]] == [0.93] * 4 + [narrow] * 2
     rows = cpu.target_table(found).rows
     assert (rows[0][2:] == ["–", "not promised for this processor"]) == (int8 is None)
     assert (rows[3][2] == "–") == (bfloat16 is None)
