@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from seresnext101_triton.client.launches import running_launches
-from seresnext101_triton.server.errors import PortInUse, ServerError
+from seresnext101_triton.server.errors import PortInUse, ServerError, WorkspaceError
 from seresnext101_triton.server.fleet.fleet import Fleet
 from seresnext101_triton.server.fleet.gateway import Endpoint, Gateway
 from seresnext101_triton.server.fleet.metrics import UP
@@ -92,6 +92,17 @@ def test_a_fleet_is_known_from_its_start_to_its_end(program, folder):
     assert not any(each.is_running() for each in children) and running_launches() == []
     assert list((folder / "temporary").iterdir()) == [] == list((folder / "launches").iterdir())
     fleet.stop()
+
+
+def test_a_folder_with_a_long_path_is_told_before_a_server_is_started(program, folder, monkeypatch):
+    long = folder / ("n" * 90)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    fleet = Fleet(folder / "models", 1, ports=FREE_PORTS, say=lambda line: None)
+    with pytest.raises(WorkspaceError, match="is too long for a Unix socket"):
+        fleet.start()
+    fleet.stop()
+    assert program.starts() == [] and list(long.iterdir()) == []
 
 
 def test_a_port_of_metrics_that_is_taken_is_told_and_nothing_is_left(program, folder):
