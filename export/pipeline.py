@@ -10,45 +10,37 @@ or none.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from seresnext101_triton.client import timings
 from seresnext101_triton.export import config, image_input, manifest, promotion, sharing
 from seresnext101_triton.export.errors import ManifestError, MissingHardware, ParityError
-from seresnext101_triton.export.fingerprint import source_digest
-from seresnext101_triton.export.format import INPUT, OUTPUT, Format, Proof
+from seresnext101_triton.export.format import INPUT, OUTPUT, Proof
 from seresnext101_triton.export.gate import Gate
+from seresnext101_triton.export.job import Job, Weights
+from seresnext101_triton.export.keys import key_of
 from seresnext101_triton.export.labels import labels_for
 from seresnext101_triton.export.manifest import Manifest
 from seresnext101_triton.export.material import Material
+from seresnext101_triton.export.materials import make_materials
 from seresnext101_triton.export.network import Architecture
-from seresnext101_triton.export.onnx import gate as onnx_gate
-from seresnext101_triton.export.onnx import pixels, writer
 from seresnext101_triton.export.precision import Precision
-from seresnext101_triton.export.publication import Publication
-from seresnext101_triton.export.quantization import recipe
 from seresnext101_triton.export.quantization.images import Images
-from seresnext101_triton.export.ranges import measure
 from seresnext101_triton.export.reporting import Reporter
 from seresnext101_triton.export.repository import Repository
 from seresnext101_triton.export.request import Request, Variant
-from seresnext101_triton.export.served import PixelNetwork, ServedNetwork
+from seresnext101_triton.export.served import ServedNetwork
 from seresnext101_triton.export.tensorrt import rtx
 from seresnext101_triton.export.weights import resolve
-from seresnext101_triton.export.weights.provenance import Provenance, Source
+from seresnext101_triton.export.weights.provenance import Provenance
 from seresnext101_triton.server.digest import sha256
 from seresnext101_triton.server.errors import IntegrityError
 from seresnext101_triton.server.integrity import MANIFEST_FILENAME
-from seresnext101_triton.server.releases import release
 from seresnext101_triton.server.versions import CONFIG_FILENAME, LABELS_FILENAME
 
 _ROOM_PER_ARTIFACT = 1.1  # times the number of bytes of the weights
@@ -87,22 +79,6 @@ class Outcome:
             "served": self.served,
             "manifest": asdict(self.manifest),
         }
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Where the weights are, and the images for the quantisation.
-
-    Attributes:
-        source: Where the weights come from.
-        identity: A text that is equal for two exports exactly if their weights are equal.
-        images: The images that the network is quantised and judged with. None if it is not
-            quantised.
-    """
-
-    source: Source
-    identity: str
-    images: Images | None
 
 
 @dataclass(frozen=True)
@@ -146,21 +122,6 @@ class Artifact:
     proof: Proof
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One running export: the request, the weights, and the transaction that publishes."""
-
-    request: Request
-    weights: Weights
-    publication: Publication
-    reporter: Reporter
-
-    @property
-    def repository(self) -> Repository:
-        """The repository, with the models that are published already."""
-        return Repository(self.publication.root)
-
-
 def lacking(request: Request) -> dict[str, str]:
     """The formats of a request that this machine cannot make, and what it lacks for each."""
     formats = [variant.format for variant in request.variants]
@@ -188,8 +149,8 @@ def export(request: Request, reporter: Reporter) -> list[Outcome]:
                 f"an export was killed while it published: {models} put back to what was there "
                 "before it"
             )
-        job = _Job(request, weights, publication, reporter)
-        keys = {variant: _key(request, weights, variant) for variant in request.variants}
+        job = Job(request, weights, publication, reporter)
+        keys = {variant: key_of(request, weights, variant) for variant in request.variants}
         published = {
             variant: facts
             for variant, key in keys.items()
@@ -201,7 +162,7 @@ def export(request: Request, reporter: Reporter) -> list[Outcome]:
             network = _network(job)
             _prepare(job, network, missing)
             gate = _gate(job, network)
-            materials = _materials(job, network, gate, missing)
+            materials = make_materials(job, network.served, gate, missing)
             artifacts = [_artifact(job, variant, materials, gate) for variant in missing]
             made = {
                 artifact.variant: _add_version(job, network, artifact, keys[artifact.variant])
@@ -240,42 +201,7 @@ def _weights(request: Request, reporter: Reporter) -> Weights:
     return Weights(source, identity, images)
 
 
-def _key(request: Request, weights: Weights, variant: Variant) -> str:
-    """A text that identifies an artifact: two exports with equal keys make equal artifacts."""
-    format, precision = variant.format, variant.precision
-    facts: dict[str, Any] = {
-        "code": source_digest(*_sources(format, precision)),
-        "weights": weights.identity,
-        "format": format.name,
-        "options": format.identity(),
-        "precision": precision.identity(),
-        "architecture": asdict(request.architecture),
-        "output": request.output.value,
-        "preprocessing": asdict(request.preprocessing),
-        "max_batch": request.serving.max_batch,
-        "target": request.target,
-        "tools": manifest.tool_versions(*format.packages),
-        # A strict export must not accept what was published with a larger allowed error.
-        "allow_error": request.allow_error,
-    }
-    if weights.images and request.quantization:
-        facts["quantization"] = recipe.identity(request.quantization, weights.images)
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _sources(format: Format, precision: Precision) -> set[str]:
-    """The modules of this project whose code determines the content of an artifact."""
-    ancestors = [each for each in type(format).__mro__ if issubclass(each, Format)]
-    return {
-        *(each.__module__ for each in ancestors if each is not Format),
-        *format.sources,
-        *("seresnext101_triton.export.network", "seresnext101_triton.export.served"),
-        *(["seresnext101_triton.export.onnx"] if format.from_onnx else []),
-        *(["seresnext101_triton.export.quantization"] if precision.quantized else []),
-    }
-
-
-def _published(job: _Job, variant: Variant, key: str) -> Manifest | None:
+def _published(job: Job, variant: Variant, key: str) -> Manifest | None:
     """The manifest of a model's newest version, if it has the key and its files are intact."""
     folder = job.repository.latest(job.request.model(variant))
     if folder is None or job.request.force:
@@ -298,13 +224,13 @@ def _published(job: _Job, variant: Variant, key: str) -> Manifest | None:
     return facts
 
 
-def _network(job: _Job) -> Network:
+def _network(job: Job) -> Network:
     """Load the weights into the network."""
     network, provenance = job.weights.source.load(job.request.architecture, job.reporter)
     return Network(ServedNetwork(network, job.request.output), provenance)
 
 
-def _prepare(job: _Job, network: Network, variants: Sequence[Variant]) -> None:
+def _prepare(job: Job, network: Network, variants: Sequence[Variant]) -> None:
     """Check before the long work that the models can be published.
 
     Raises:
@@ -316,7 +242,7 @@ def _prepare(job: _Job, network: Network, variants: Sequence[Variant]) -> None:
     job.publication.prepare([job.request.model(variant) for variant in variants], room)
 
 
-def _gate(job: _Job, network: Network) -> Gate:
+def _gate(job: Job, network: Network) -> Gate:
     """Run the network on the inputs of the parity gate, and return the gate."""
     request, images = job.request, job.weights.images
     samples = images.samples(network.architecture.classes) if images else None
@@ -330,94 +256,8 @@ def _gate(job: _Job, network: Network) -> Gate:
         )
 
 
-def _materials(
-    job: _Job, network: Network, gate: Gate, variants: Sequence[Variant]
-) -> dict[Precision, Material]:
-    """The material of each precision, from which its artifacts are made.
-
-    Raises:
-        RangeError: Values of the network do not fit into the precision to which it must be cast.
-        BuildError: The release that will serve an ONNX file cannot read it.
-    """
-    scratch, folded = job.publication.scratch(), network.served.folded()
-    materials = {}
-    for precision in dict.fromkeys(variant.precision for variant in variants):
-        material = _cast(job, folded, gate, precision)
-        made = [each.format for each in variants if each.precision == precision]
-        if any(format.from_onnx for format in made):
-            with job.reporter.step(f"exporting the network in {precision.name} as ONNX"):
-                material = _with_onnx(material, scratch / f"{precision.name}.onnx")
-        if precision.quantized:
-            material = _quantized(job, material, gate, scratch)
-        if job.request.preprocessing.takes_pixels:
-            material = _of_pixels(job, material, scratch)
-        if any(format.is_for_tensorrt(precision) for format in made):
-            material = _built_by_nvidia(job, material)
-        materials[precision] = material
-    return materials
-
-
-def _built_by_nvidia(job: _Job, material: Material) -> Material:
-    """Have NVIDIA's own builder read the ONNX file, where it is installed.
-
-    Raises:
-        BuildError: It refuses the file.
-    """
-    if not rtx.is_installed():
-        job.reporter.note(
-            f"{rtx.PRODUCT} is not installed, so NVIDIA's builder has not read the ONNX file: "
-            "pip install '.[rtx]'"
-        )
-        return material
-    label = f"building the ONNX file in {material.precision.name} with {rtx.PRODUCT}"
-    with job.reporter.step(label):
-        return replace(material, tensorrt_rtx=rtx.check(material.graph, rtx.profile_of(material)))
-
-
-def _cast(job: _Job, folded: ServedNetwork, gate: Gate, precision: Precision) -> Material:
-    """The network in the dtype from which the artifacts of a precision are made."""
-    request = job.request
-    crop, max_batch = request.preprocessing.crop, request.serving.max_batch
-    target = release(request.target)
-    if not precision.is_cast:
-        return Material(folded, precision, crop, max_batch, target)
-    with job.reporter.step("measuring how large activations get"):
-        ranges = measure(folded, gate.inputs, precision)
-    dtype = getattr(torch, precision.made_in)
-    network = folded.cast(dtype, fp32_squeeze=precision.fp32_squeeze)
-    return Material(network, precision, crop, max_batch, target, ranges=ranges)
-
-
-def _with_onnx(material: Material, path: Path) -> Material:
-    """Export the network as an ONNX file, once for all formats that are made from it."""
-    writer.write(material.network, material.example, material.max_batch, path)
-    onnx_gate.check_readable(path, material.release)
-    return replace(material, onnx=path)
-
-
-def _quantized(job: _Job, material: Material, gate: Gate, scratch: Path) -> Material:
-    """Quantise the ONNX file of the network."""
-    options, images = job.request.quantization, job.weights.images
-    assert options is not None and images is not None  # `Request` has checked this
-    quantizer = recipe.Quantizer(options, images, gate, scratch, job.reporter)
-    identity = f"{job.weights.identity} {material.network.network.architecture}"
-    quantized = quantizer.quantize(material.graph, identity)
-    onnx_gate.check_onnx(quantized.path, material.precision, material.release)
-    return replace(material, onnx=quantized.path, quantization=quantized.facts)
-
-
-def _of_pixels(job: _Job, material: Material, scratch: Path) -> Material:
-    """The same network with the normalisation of pixels in front."""
-    preprocessing, graph = job.request.preprocessing, None
-    if material.onnx:
-        graph = scratch / f"{material.precision.name}_pixels.onnx"
-        pixels.prepend(material.onnx, graph, preprocessing)
-    network = PixelNetwork(material.network, preprocessing)
-    return replace(material, network=network, onnx=graph, takes_pixels=True)
-
-
 def _artifact(
-    job: _Job, variant: Variant, materials: Mapping[Precision, Material], gate: Gate
+    job: Job, variant: Variant, materials: Mapping[Precision, Material], gate: Gate
 ) -> Artifact:
     """Make an artifact, and run it in the parity gate.
 
@@ -432,7 +272,7 @@ def _artifact(
     return Artifact(variant, folder, materials[precision], proof)
 
 
-def _add_version(job: _Job, network: Network, artifact: Artifact, key: str) -> Manifest:
+def _add_version(job: Job, network: Network, artifact: Artifact, key: str) -> Manifest:
     """Stage a new version of a model, with its manifest, its config.pbtxt and its labels."""
     request, variant, material = job.request, artifact.variant, artifact.material
     model = request.model(variant)
@@ -481,7 +321,7 @@ def _files(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _refresh(job: _Job, facts: Manifest) -> None:
+def _refresh(job: Job, facts: Manifest) -> None:
     """Write the config and the labels again if options changed that do not change the artifact."""
     folder = job.repository.root / facts.model
     texts = _texts(job.request, facts)

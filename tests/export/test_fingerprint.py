@@ -12,7 +12,7 @@ import pytest
 from seresnext101_triton.export.fingerprint import _files, source_digest
 from seresnext101_triton.export.format import Format
 from seresnext101_triton.export.formats import FORMATS
-from seresnext101_triton.export.pipeline import _sources
+from seresnext101_triton.export.keys import sources_of
 
 EXPORTER = Format.__module__.rpartition(".")[0]
 PLAIN = '''"""A module."""
@@ -96,7 +96,7 @@ def test_a_package_is_all_its_modules():
 def test_no_module_that_makes_an_artifact_is_missing_from_its_key(format):
     """Each module of the exporter that a source imports is in the key, or is listed as harmless."""
     for precision in format.precisions:
-        sources = _sources(format, precision)
+        sources = sources_of(format, precision)
         paths = [path for name in sources for path in _files(name)]
         imported = {name for path in paths for name in imports_of(path)}
         assert {

@@ -31,7 +31,9 @@ from seresnext101_triton.export.errors import (
 )
 from seresnext101_triton.export.formats import DEFAULT_FORMATS, FORMATS
 from seresnext101_triton.export.formats.torchscript import TorchScript
-from seresnext101_triton.export.pipeline import Weights, export
+from seresnext101_triton.export.job import Weights
+from seresnext101_triton.export.keys import key_of, sources_of
+from seresnext101_triton.export.pipeline import export
 from seresnext101_triton.export.precision import FP16, FP32, INT8
 from seresnext101_triton.export.reporting import Reporter
 from seresnext101_triton.export.serving import ImageInput, Serving
@@ -119,7 +121,7 @@ def test_what_decides_whether_an_artifact_is_made_again(root):
     def key(identity: str = "weights", **changes: object) -> str:
         request = tiny_request(root, **{"formats": ("openvino",)} | changes)
         (variant,) = request.variants
-        return pipeline._key(request, Weights(resolve("seeded"), identity, None), variant)
+        return key_of(request, Weights(resolve("seeded"), identity, None), variant)
 
     first = key()
     for same in (
@@ -158,7 +160,7 @@ def test_the_code_that_decides_what_an_artifact_is():
         ("onnx_trt", FP32, {*onnx, f"{base}formats.onnx", f"{base}formats.onnx_trt"}),
         ("tensorrt_rtx", FP16, {*onnx, f"{base}formats.tensorrt_rtx", f"{base}tensorrt"}),
     ):
-        assert pipeline._sources(FORMATS[name], precision) == modules, name
+        assert sources_of(FORMATS[name], precision) == modules, name
 
 
 def test_what_this_machine_lacks_is_told_before_anything_is_done(root, monkeypatch):
