@@ -27,6 +27,8 @@ class Tally:
 
     Attributes:
         before: Images that an earlier run has answered.
+        unreadable_before: Those of `before` whose records have an error and no predictions. They
+            are not tried again as long as they have these records.
         answered: Images that this run has answered.
         unreadable: Those of `answered` that have an error and no predictions: the image could not
             be found, read or prepared, or its answer could not be decoded. The record has the
@@ -36,6 +38,7 @@ class Tally:
     """
 
     before: int = 0
+    unreadable_before: int = 0
     answered: int = 0
     unreadable: int = 0
     refused: int = 0
@@ -199,7 +202,7 @@ class _Run:
             self._model_facts["inexact"] = classifier.inexact
         self._done = records.images(model.name, classifier.inexact)
         self._refused: set[str] = set()
-        self.tally = Tally(before=len(self._done))
+        self.tally = Tally(len(self._done), records.unreadable)
 
     def classify(self, images: Iterable[str], options: BulkOptions) -> None:
         """Classify the images that have neither a record nor a refusal."""

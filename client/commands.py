@@ -171,7 +171,7 @@ def bulk(options: argparse.Namespace) -> int:
             say(f"interrupted: {options.output} has {answered} answers; run again to go on")
             return INTERRUPTED
     say(_summary(tally, left_out, options.output))
-    return 1 if tally.unreadable or tally.refused else 0
+    return 1 if tally.unreadable or tally.unreadable_before or tally.refused else 0
 
 
 @contextmanager
@@ -199,6 +199,11 @@ def _summary(tally: Tally, left_out: LeftOut, output: Path) -> str:
     parts = [f"{output}: {count} image{'s' * (count != 1)}"]
     if tally.before:
         parts.append(f"{tally.before} of them from earlier runs")
+    if tally.unreadable_before:
+        parts.append(
+            f"{tally.unreadable_before} of these unreadable, which are tried again if you remove "
+            "their records"
+        )
     if tally.unreadable:
         parts.append(f"{tally.unreadable} unreadable, as their records say")
     if tally.refused:

@@ -38,6 +38,22 @@ def standard_output() -> Iterator[TextIO]:
         raise OutputError(f"standard output cannot be written: {error.strerror or error}") from None
 
 
+@contextmanager
+def printing(done: str) -> Iterator[None]:
+    """Print what a command has done. If that fails, the error says that it is done.
+
+    Args:
+        done: What the command has done, for example `version 2 of m is served`.
+
+    Raises:
+        OutputError: Standard output is closed or cannot be written.
+    """
+    try:
+        yield
+    except OutputError as error:
+        raise OutputError(f"{done}, but this cannot be printed: {error}") from None
+
+
 def encodes(text: str) -> bool:
     """Whether the encoding of standard output has all characters of a text."""
     try:

@@ -30,7 +30,14 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class Records(Protocol):
-    """A file or folder of answers. While its context is entered, no other run can write to it."""
+    """A file or folder of answers. While its context is entered, no other run can write to it.
+
+    Attributes:
+        unreadable: How many of the records that `images` has read have an error in the place of
+            predictions.
+    """
+
+    unreadable: int
 
     def __enter__(self) -> Records:
         """Create or open it.
@@ -108,6 +115,7 @@ class _JsonLines:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.unreadable = 0
 
     def __enter__(self) -> _JsonLines:
         try:
@@ -145,6 +153,7 @@ class _JsonLines:
                 if text := line.removeprefix(b"" if whole else _BOM).strip():
                     record = json.loads(text.decode())
                     found.add(_image_of(record, self._path, model, inexact))
+                    self.unreadable += "error" in record
                 whole += len(line)
         return found
 
@@ -194,6 +203,7 @@ class _Parquet:
             ) from None
         self._arrow = pyarrow
         self._folder = folder
+        self.unreadable = 0
         self._rows: list[Record] = []
         texts = [(name, pyarrow.string()) for name in ("image", "model", "version", "error")]
         predictions = predictions_type(pyarrow.float32())
@@ -226,7 +236,8 @@ class _Parquet:
                     continue  # an unfinished file of a killed process
                 with path.open("rb") as file:
                     table = self._arrow.parquet.ParquetFile(file)
-                    for batch in table.iter_batches(columns=["image", "model", "inexact"]):
+                    for batch in table.iter_batches(columns=["image", "model", "inexact", "error"]):
+                        self.unreadable += len(batch) - batch["error"].null_count
                         found.update(
                             unescaped(_image_of(row, self._folder, model, inexact))
                             for row in batch.to_pylist()

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from seresnext101_triton import as_typed
 from seresnext101_triton.client import timings
-from seresnext101_triton.client.errors import ToolkitError
-from seresnext101_triton.client.output import report, say, standard_output, with_flags
+from seresnext101_triton.client.errors import OutputError, ToolkitError
+from seresnext101_triton.client.output import printing, report, say, standard_output, with_flags
 from seresnext101_triton.export import commands, interruption
 from seresnext101_triton.export.formats import FORMATS
 from seresnext101_triton.export.options import parse
@@ -44,7 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return commands.run(given[0], given[1:])
     options = parse(given)
     with timings.measured(options.timings, say):
-        return _export(options)
+        try:
+            return _export(options)
+        except OutputError as error:
+            return report(error)
 
 
 def _export(options: argparse.Namespace) -> int:
@@ -80,7 +83,7 @@ def _export(options: argparse.Namespace) -> int:
 
     conclude(outcomes, reporter, time.monotonic() - started)
     if options.json:
-        with standard_output() as file:
+        with printing("the export is done"), standard_output() as file:
             documents = [outcome.to_json() | timings.to_json() for outcome in outcomes]
             file.write(f"{place.shown(json.dumps(documents, indent=2))}\n")
     if left_out:

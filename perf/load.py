@@ -37,6 +37,7 @@ _LIMIT_S = 120.0
 _LIMIT_WINDOWS = 10 * _MAX_WINDOWS
 _STARTS = 2  # times that a run which reaches its limit is started
 _ATTEMPTS = 2  # attempts to get a stable measurement
+_FEWEST_REQUESTS = 5  # that are sent in a window, on average
 _LONG_WINDOWS_S = (2.0, 8.0, 20.0)  # for measurements without agreement
 _OUTPUT_BYTES = 1 << 16  # bytes of shared memory for an answer
 _PHASES = {
@@ -95,7 +96,8 @@ class LoadGenerator:
 
         Args:
             load: The load.
-            window_s: The length of a window, in seconds.
+            window_s: The length of a window, in seconds. It is longer for a low rate, so that a
+                window has some requests.
             on_retry: A function that is called before the second attempt.
 
         Raises:
@@ -103,6 +105,8 @@ class LoadGenerator:
                 or it refuses the requests.
             AnalyzerHung: perf_analyzer did not end.
         """
+        if load.rate:
+            window_s = max(window_s, _FEWEST_REQUESTS / load.rate)
         for attempt in range(_ATTEMPTS):
             with suppress(Unstable):
                 if attempt:

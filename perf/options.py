@@ -16,7 +16,11 @@ REPOSITORY = Path("model_repository")
 RESULTS = Path("perf/results/results.jsonl")
 ARCHITECTURE = "se-resnext101-32x4d"
 _SHORTEST_S, _LONGEST_S = 0.01, 1e6
+_FEWEST_ROUNDS = 3
 _MOST_PIXELS = 89_478_485  # of the images that the client opens
+_MOST = 100_000  # turns, images and so on: with more, no command would come to its end
+MOST_AT_ONCE = 4096  # images in one request, and requests in flight
+_LOWEST_RATE, MOST_RATE = 0.01, 100_000  # requests per second
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -119,12 +123,17 @@ def add_architecture(parser: argparse.ArgumentParser, name: str = "--architectur
     )
 
 
-def add_rounds(parser: argparse.ArgumentParser, default: int, help: str) -> None:
-    """Add `--rounds N`, which may also be written `--turns N`."""
+def add_rounds(
+    parser: argparse.ArgumentParser,
+    default: int,
+    help: str,
+    type: Callable[[str], int] | None = None,
+) -> None:
+    """Add `--rounds N`, which may also be written `--turns N`. It is read as by `add_number`."""
     help = f"{help} (default: {default})"
     names = ("--rounds", "--turns")
     parser.add_argument(
-        *names, dest="rounds", type=positive, default=default, metavar="N", help=help
+        *names, dest="rounds", type=type or whole, default=default, metavar="N", help=help
     )
 
 
@@ -133,7 +142,7 @@ def add_number(
     name: str,
     default: float,
     help: str,
-    type: Callable[[str], Any] = positive,
+    type: Callable[[str], Any] | None = None,
 ) -> None:
     """Add an option with a number, whose help text ends with its default.
 
@@ -142,11 +151,11 @@ def add_number(
         name: The name of the option, with its dashes.
         default: The value if the option is not given.
         help: The help text without the default.
-        type: The function that reads the value; `duration` means seconds.
+        type: The function that reads the value; `duration` means seconds. The default is `whole`.
     """
     metavar = "S" if type is duration else "N"
     help = f"{help} (default: {default:g})"
-    parser.add_argument(name, type=type, default=default, metavar=metavar, help=help)
+    parser.add_argument(name, type=type or whole, default=default, metavar=metavar, help=help)
 
 
 def add_numbers(
@@ -163,13 +172,35 @@ def values(kind: type[_Options], arguments: argparse.Namespace) -> _Options:
     return kind(**{field.name: getattr(arguments, field.name) for field in fields(kind)})
 
 
+def whole(text: str, most: int = _MOST) -> int:
+    """Read a whole number above 0, for argparse."""
+    if (value := positive(text)) > most:
+        raise argparse.ArgumentTypeError(f"must be at most {most}, not {text!r}")
+    return value
+
+
+def at_once(text: str) -> int:
+    """Read a number of images in one request, or of requests in flight, for argparse."""
+    return whole(text, MOST_AT_ONCE)
+
+
 def numbers(text: str) -> tuple[int, ...]:
-    """Read a list of whole numbers above 0, for argparse."""
+    """Read a list of what `at_once` reads, for argparse."""
     try:
-        return tuple(positive(part) for part in text.split(","))
-    except (ValueError, argparse.ArgumentTypeError):
-        message = f"{text!r} is not a list of numbers like 1,8,32"
+        return tuple(at_once(part) for part in text.split(","))
+    except argparse.ArgumentTypeError as error:
+        message = f"{text!r} is not a list of numbers like 1,8,32: one {error}"
         raise argparse.ArgumentTypeError(message) from None
+
+
+def rates(text: str) -> tuple[float, ...]:
+    """Read a list of requests per second, for argparse."""
+    found = tuple(map(_number, text.split(",")))
+    if all(_LOWEST_RATE <= rate <= MOST_RATE for rate in found):
+        return found
+    raise argparse.ArgumentTypeError(
+        f"must be rates from {_LOWEST_RATE} to {MOST_RATE} like 0.5,2,8, not {text!r}"
+    )
 
 
 def above_zero(text: str) -> float:
@@ -203,10 +234,13 @@ def _number(text: str) -> float:
 
 
 def rounds(text: str) -> int:
-    """Read a number of rounds that gives an interval, for argparse."""
-    if (count := positive(text)) > 1:
+    """Read a number of rounds that gives an interval, for argparse.
+
+    Of two rounds, the 99 % interval has 64 standard errors to each side, and says nothing.
+    """
+    if (count := whole(text)) >= _FEWEST_ROUNDS:
         return count
-    raise argparse.ArgumentTypeError("an interval needs two rounds at least")
+    raise argparse.ArgumentTypeError(f"an interval needs {_FEWEST_ROUNDS} rounds at least")
 
 
 def protocols(text: str) -> tuple[str, ...]:

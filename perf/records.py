@@ -13,12 +13,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, get_args
 
 from seresnext101_triton.perf.errors import UsageError
+from seresnext101_triton.perf.options import MOST_AT_ONCE, MOST_RATE
 from seresnext101_triton.perf.settings import AdviceOutcome, TuningOutcome
 from seresnext101_triton.perf.turns import Ratio
 
 SCHEMA = 1
-_MOST = 4096  # images in one request, and requests in flight
-_MOST_RATE = 100_000
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,8 @@ def check_batch(batch: int) -> None:
     Raises:
         UsageError: It has too many images.
     """
-    if batch > _MOST:
-        raise UsageError(f"a batch must have at most {_MOST} images, not {batch}")
+    if batch > MOST_AT_ONCE:
+        raise UsageError(f"a batch must have at most {MOST_AT_ONCE} images, not {batch}")
 
 
 @dataclass(frozen=True)
@@ -82,10 +81,10 @@ class Load:
 
     def __post_init__(self) -> None:
         check_batch(self.batch)
-        if self.concurrency > _MOST:
-            raise UsageError(f"`concurrency` must be at most {_MOST}")
-        if self.rate > _MOST_RATE:
-            raise UsageError(f"`rates` must be at most {_MOST_RATE} requests per second")
+        if self.concurrency > MOST_AT_ONCE:
+            raise UsageError(f"`concurrency` must be at most {MOST_AT_ONCE}")
+        if self.rate > MOST_RATE:
+            raise UsageError(f"`rates` must be at most {MOST_RATE} requests per second")
 
     def __str__(self) -> str:
         level = f"{self.rate:g} requests/s" if self.rate else f"concurrency {self.concurrency}"

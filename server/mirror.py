@@ -157,12 +157,11 @@ class Mirror:
             StoreError: The store cannot be read, or the folder cannot be written.
             IntegrityError: An artifact is not the one that was published. Its model stays as it is.
         """
-        found = self.store.read(INDEX)
-        index = Index.of(found.content, self.url) if found else Index()
+        index, mark = self._stored()
         with self._written():
             before = self._recorded()
             self._record.unlink(missing_ok=True)  # until all models are there
-            if found:
+            if mark is not None:
                 self.root.mkdir(exist_ok=True)
             local = {path.name for path in self.root.iterdir()} if self.root.is_dir() else set()
             wrong: list[IntegrityError] = []
@@ -176,7 +175,7 @@ class Mirror:
             if wrong:
                 raise wrong[0]
             self.record(index)
-        return index, found.mark if found else None
+        return index, mark
 
     def record(self, index: Index) -> None:
         """Note that the folder is what this index says."""
@@ -197,7 +196,7 @@ class Mirror:
             StoreError: The store cannot be read, or the folder cannot be written.
             IntegrityError: An artifact is not the one that was published.
         """
-        index = self._recorded() or Index()
+        index = self._recorded() or self._stored()[0]  # a pull that failed leaves no record
         with self._written():
             start = f"{folder.parent.name}/{folder.name}/"
             for path in index.files:
@@ -266,6 +265,11 @@ class Mirror:
                 destination.unlink(missing_ok=True)
         finally:
             part.unlink(missing_ok=True)
+
+    def _stored(self) -> tuple[Index, Mapping[str, Any] | None]:
+        """The index in the store, and its mark; None if the store has none."""
+        found = self.store.read(INDEX)
+        return (Index.of(found.content, self.url), found.mark) if found else (Index(), None)
 
     def _recorded(self) -> Index | None:
         with suppress(OSError, StoreError):

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Try the version."""
-    from seresnext101_triton.client.output import say
+    from seresnext101_triton.client.output import printing, say
     from seresnext101_triton.export.canary import try_version
     from seresnext101_triton.export.tables import print_trial
 
@@ -66,7 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.soak,
         say,
     )
-    print_trial(trial, as_json=arguments.json)
+    with printing(f"version {trial.version} has passed, and all callers get {trial.before} again"):
+        print_trial(trial, as_json=arguments.json)
     return 0
 
 

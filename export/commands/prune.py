@@ -41,9 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prune."""
+    from seresnext101_triton.client.output import printing
     from seresnext101_triton.export.operations import prune
     from seresnext101_triton.export.tables import print_pruned
 
     done = prune(arguments.repository, arguments.keep, arguments.models, dry_run=arguments.dry_run)
-    print_pruned(done, as_json=arguments.json)
+    with printing("nothing was to be removed" if arguments.dry_run else "the versions are removed"):
+        print_pruned(done, as_json=arguments.json)
     return 0

@@ -37,11 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Roll back."""
+    from seresnext101_triton.client.output import printing
     from seresnext101_triton.export.operations import roll_back
     from seresnext101_triton.export.tables import print_switch
 
-    print_switch(
-        roll_back(arguments.repository, arguments.model, arguments.to, soak_s=arguments.soak),
-        as_json=arguments.json,
-    )
+    done = roll_back(arguments.repository, arguments.model, arguments.to, soak_s=arguments.soak)
+    with printing(f"version {done.version} of {done.model} is served"):
+        print_switch(done, as_json=arguments.json)
     return 0

@@ -27,7 +27,9 @@ HELP = "find the best of all models for this machine under bounds on latency and
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the bounds, the load, and the options of an export."""
     options.add_name(parser)
-    options.add_number(parser, "--concurrency", 8, "requests in flight, one image in each")
+    options.add_number(
+        parser, "--concurrency", 8, "requests in flight, one image in each", options.at_once
+    )
     options.add_p99(parser)
     parser.add_argument(
         "--max-loss",

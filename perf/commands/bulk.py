@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WIDTHxHEIGHT",
         help="the size of the photographs, in pixels (default: 500x375)",
     )
-    options.add_number(parser, "--rounds", 8, "turns of each, two at least", options.rounds)
+    options.add_number(parser, "--rounds", 8, "turns of each, three at least", options.rounds)
     options.add_number(parser, "--seconds", 4.0, "the duration of one turn", options.duration)
     options.add_repository(parser)
     options.add_json(parser)

@@ -35,10 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CONTESTANT",
         help="a model or another way to get answers, written as above, or a file of results",
     )
-    options.add_number(parser, "--batch", 1, "images in one request")
-    options.add_number(parser, "--concurrency", 4, "requests in flight")
+    options.add_number(parser, "--batch", 1, "images in one request", options.at_once)
+    options.add_number(parser, "--concurrency", 4, "requests in flight", options.at_once)
     options.add_number(
-        parser, "--rounds", 8, "turns of each contestant, two at least", options.rounds
+        parser, "--rounds", 8, "turns of each contestant, three at least", options.rounds
     )
     options.add_number(parser, "--seconds", 6.0, "the duration of one turn", options.duration)
     parser.add_argument(

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_name(parser)
     options.add_numbers(parser, "--concurrency", (1, 2, 4, 8, 16), "requests in flight")
     options.add_number(
-        parser, "--rounds", 4, "turns of each contestant, two at least", options.rounds
+        parser, "--rounds", 4, "turns of each contestant, three at least", options.rounds
     )
     options.add_number(parser, "--seconds", 5.0, "the duration of one turn", options.duration)
     options.add_architecture(parser)

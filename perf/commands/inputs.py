@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the model, the loads and the server."""
     parser.add_argument("model", metavar="NAME", help="the model that takes normalised values")
     options.add_numbers(parser, "--in-flight", (8, 16), "requests at the same time, besides 1")
-    options.add_rounds(parser, 10, "turns of each way")
+    options.add_rounds(parser, 10, "turns of each way, three at least", options.rounds)
     options.add_number(parser, "--seconds", 3.0, "the duration of one turn", options.duration)
     options.add_repository(parser)
     options.add_url(parser)

@@ -17,7 +17,7 @@ HELP = "show where the time of an OpenVINO model goes"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the model and how it is run."""
     parser.add_argument("model", metavar="MODEL", help="a published OpenVINO model")
-    options.add_number(parser, "--batch", 1, "images in one run")
+    options.add_number(parser, "--batch", 1, "images in one run", options.at_once)
     options.add_number(
         parser, "--seconds", 5.0, "the duration of each of two measurements", options.duration
     )

@@ -15,7 +15,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seresnext101_triton.client.options import positive
 from seresnext101_triton.perf import console, options
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a file of results with rates that were measured against --check-replicas",
     )
-    options.add_number(parser, "--check-replicas", 2, "the number of replicas of --check", positive)
+    options.add_number(parser, "--check-replicas", 2, "the number of replicas of --check")
     options.add_results(parser)
     options.add_json(parser)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 
-from seresnext101_triton.client.options import positive
 from seresnext101_triton.perf import console, options
 
 HELP = "compare FP16 with FP32 and TF32, without a server"
@@ -21,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_architecture(parser)
     parser.add_argument(
         "--crop",
-        type=positive,
+        type=options.at_once,
         default=224,
         metavar="PX",
         help="the side of the images (default: 224)",

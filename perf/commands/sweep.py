@@ -19,8 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_numbers(parser, "--batches", (1,), "images in one request")
     loads = parser.add_mutually_exclusive_group()
     options.add_numbers(loads, "--concurrency", (1, 2, 4, 8), "requests in flight")
-    options.add_numbers(
-        loads, "--rates", (), "requests per second at random times, instead of --concurrency"
+    loads.add_argument(
+        "--rates",
+        type=options.rates,
+        default=(),
+        metavar="N,N",
+        help="requests per second at random times, instead of --concurrency, for example 0.5,2",
     )
     parser.add_argument(
         "--protocols",

@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the model, its load, and the bound."""
     parser.add_argument("model", metavar="MODEL", help="the name of the model")
     options.add_p99(parser)
-    options.add_number(parser, "--batch", 1, "images in one request")
-    options.add_number(parser, "--concurrency", 8, "requests in flight")
+    options.add_number(parser, "--batch", 1, "images in one request", options.at_once)
+    options.add_number(parser, "--concurrency", 8, "requests in flight", options.at_once)
     options.add_number(
         parser, "--rounds", 5, "turns of each side in the confirmation", options.rounds
     )

@@ -80,9 +80,15 @@ def test_a_second_run_asks_nothing_again(server, photos, tmp_path, capsys):
     output = tmp_path / "answers.jsonl"
     bulk(server, photos, "--output", output)
     before = output.read_bytes()
-    assert bulk(server, photos, "--output", output) == 0
+    assert bulk(server, photos, "--output", output) == 1
     assert output.read_bytes() == before
-    assert "40 images, 40 of them from earlier runs" in capsys.readouterr().err
+    said = "40 images, 40 of them from earlier runs, 1 of these unreadable, which are tried again"
+    assert said in capsys.readouterr().err
+    readable = [line for line in before.decode().splitlines() if '"error":' not in line]
+    output.write_text("".join(f"{line}\n" for line in readable))
+    shutil.copy(photos / "16.png", photos / "17.png")
+    assert bulk(server, photos, "--output", output) == 0
+    assert len(lines(output)) == 40 and not any("error" in entry for entry in lines(output))
 
 
 @pytest.mark.parametrize("kept", [0, 1, 1000, -1, -30])
@@ -210,7 +216,7 @@ def test_parquet_says_what_json_lines_say(server, photos, tmp_path, monkeypatch)
             assert one == other | {"probability": pytest.approx(other["probability"], rel=1e-6)}
 
 
-def test_a_killed_parquet_run_is_gone_on_with(server, photos, tmp_path, monkeypatch):
+def test_a_killed_parquet_run_is_gone_on_with(server, photos, tmp_path, monkeypatch, capsys):
     """What was not in a file yet is asked again, and what a kill left of a file is no answer."""
     monkeypatch.setattr("seresnext101_triton.client.records._ROWS", 16)
     output = tmp_path / "answers.parquet"
@@ -220,7 +226,9 @@ def test_a_killed_parquet_run_is_gone_on_with(server, photos, tmp_path, monkeypa
     bulk(server, photos, "--output", output)
     rows = [row for path in output.glob("*.parquet") for row in parquet(path)]
     assert sorted(row["image"] for row in rows) == sorted(map(str, photos.iterdir()))
-    assert bulk(server, photos, "--output", output) == 0
+    capsys.readouterr()
+    assert bulk(server, photos, "--output", output) == 1
+    assert "from earlier runs, 1 of these unreadable" in capsys.readouterr().err
 
 
 def test_parquet_on_a_full_disk(server, photos, tmp_path, capsys, monkeypatch):
@@ -405,7 +413,7 @@ def test_entries_that_cannot_be_read_have_records_and_are_not_asked_again(
     assert "1 .txt" in err and "1 folder that a link leads to a second time" in err
     with records_at(output) as records:
         assert records.images("tiny_onnx", []) == failed | set(map(str, images))
-    assert bulk(server, *names, "--output", output) == 0
+    assert bulk(server, *names, "--output", output) == 1
     assert "6 images, 6 of them from earlier runs" in capsys.readouterr().err
     if form == "jsonl":
         assert {entry["image"] for entry in lines(output) if "error" in entry} == failed

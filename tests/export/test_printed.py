@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 from rich.console import Console
 
 from seresnext101_triton.client.contract import Preprocessing
+from seresnext101_triton.client.errors import OutputError
+from seresnext101_triton.client.output import printing
 from seresnext101_triton.export import summary, tables
 from seresnext101_triton.export.history import History, Version
 from seresnext101_triton.export.manifest import Manifest
@@ -258,6 +261,17 @@ def test_what_a_promotion_has_done(capsys, changes, lines):
     assert captured.err == "note: mind\n"
     document = json.loads(captured.out)
     assert (document["version"], document["before"]) == (2, list(switch.before))
+
+
+def test_an_output_that_is_full_does_not_hide_what_is_done(monkeypatch):
+    switch = Switch("m", 2, (1,), True, (), "")
+    full = Path("/dev/full").open("w")  # noqa: SIM115  (closing it raises)
+    monkeypatch.setattr("sys.stdout", full)
+    done = "version 2 of m is served"
+    with pytest.raises(OutputError, match=f"^{done}, but this cannot be printed: "), printing(done):
+        tables.print_switch(switch, as_json=False)
+    with suppress(OSError):
+        full.close()
 
 
 def test_what_was_pruned(capsys):

@@ -49,7 +49,7 @@ def test_fp32_torchscript_on_the_gpu(tmp_path):
 
 def test_the_precisions_are_compared_on_the_gpu(tmp_path, capsys):
     options = ["--architecture", "se-resnext-tiny", "--crop", "64", "--batches", "2"]
-    results = ["--rounds", "2", "--results", str(tmp_path / "results.jsonl")]
+    results = ["--rounds", "3", "--results", str(tmp_path / "results.jsonl")]
     assert perf_main(["precision", *options, *results]) == 0
     said = capsys.readouterr().out
     assert "eager TF32" in said and "TorchScript FP16" in said

@@ -280,7 +280,14 @@ def test_a_saved_point_that_is_damaged_is_named(tmp_path, damage):
 @pytest.mark.parametrize(
     "usage",
     [
-        ["compare", "a", "b", "--rounds", "1"],
+        ["compare", "a", "b", "--rounds", "2"],
+        ["inputs", "a", "--turns", "2"],
+        ["preprocessing", "--images", "1000000000000"],
+        ["compare", "a", "b", "--batch", "4097"],
+        ["sweep", "--batches", "1,4097"],
+        ["sweep", "--rates", "0.5,0"],
+        ["sweep", "--rates", "nan"],
+        ["sweep", "--rates", "1e9"],
         ["sweep", "--concurrency", "0"],
         ["sweep", "--protocols", "ftp"],
         ["sweep", "--rates", "3", "--concurrency", "1"],

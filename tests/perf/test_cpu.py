@@ -52,13 +52,13 @@ def test_every_way_is_measured_in_every_round(forms, tmp_path, capsys):
         "1,2",
     ]
     assert (
-        main([*arguments, "--rounds", "2", "--seconds", "0.3", "--architecture", "se-resnext-tiny"])
+        main([*arguments, "--rounds", "3", "--seconds", "0.3", "--architecture", "se-resnext-tiny"])
         == 0
     )
     (record,) = results.read(path)
     assert isinstance(record, CpuRecord)
     assert len(record.turns) == 2 * 7 + 6 * 2
-    assert all(len(turns) == 2 and min(turns) > 0 for turns in record.turns.values())
+    assert all(len(turns) == 3 and min(turns) > 0 for turns in record.turns.values())
     assert all(0 < min(found["p50"]) <= max(found["p99"]) for found in record.latency.values())
     assert record.memory_mib.keys() == {f"tiny_{form}" for form in cpu.VARIANTS}
     assert min(record.memory_mib.values()) > 20

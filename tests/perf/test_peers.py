@@ -29,7 +29,7 @@ def test_a_peer_answers_behind_the_same_load(server, tmp_path, name):
             [
                 *command,
                 "--rounds",
-                "2",
+                "3",
                 "--seconds",
                 "0.5",
                 "--concurrency",
@@ -56,7 +56,7 @@ def test_the_artifact_of_a_model_in_a_peer_and_the_latency(server, repository, t
         "peer:fastapi/tiny_onnx",
         "peer:fastapi/tiny_openvino",
     ]
-    options = ["--rounds", "2", "--seconds", "0.5", "--concurrency", "3", "--measure", "p99"]
+    options = ["--rounds", "3", "--seconds", "0.5", "--concurrency", "3", "--measure", "p99"]
     files = ["--repository", str(repository), "--results", str(results)]
     assert main([*command, *options, "--url", server.url, *files]) == 0
     document = json.loads(results.read_text())

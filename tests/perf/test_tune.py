@@ -47,7 +47,7 @@ def test_a_search_says_what_it_tried_and_what_it_found(own, tmp_path, capsys):
         "--window",
         "0.2",
         "--rounds",
-        "2",
+        "3",
     ]
     assert main([*command, "--p99-ms", "10000"]) == 0
     captured = capsys.readouterr()
