@@ -20,7 +20,13 @@ from seresnext101_triton import as_typed
 from seresnext101_triton.server.control import LOAD_TIMEOUT_S
 from seresnext101_triton.server.cores import usable_cores
 from seresnext101_triton.server.errors import InstallationError, ServerError, WorkspaceError
-from seresnext101_triton.server.fleet.gateway import PROTOCOLS, Endpoint, Gateway
+from seresnext101_triton.server.fleet.gateway import (
+    PROTOCOLS,
+    Endpoint,
+    Gateway,
+    Message,
+    assignment,
+)
 from seresnext101_triton.server.ports import occupied
 from seresnext101_triton.server.process import ServerProcess, ending
 from seresnext101_triton.server.supervision import Backoff, Patience
@@ -156,22 +162,16 @@ class Envoy:
         """Whether it does what `send_to` has said. One that starts reads it first."""
         if self.is_recovering:
             return True
-        wanted = {
-            getattr(each, name): (each.is_aside, each.weight)
-            for each in self._gateway.servers
-            for name in PROTOCOLS
-        }
         with suppress(OSError, http.client.HTTPException, ValueError, KeyError):
-            found = json.loads(self._ask("GET", "/clusters?format=json"))["cluster_statuses"]
-            hosts = [host for cluster in found for host in cluster["host_statuses"]]
-            shares = {
-                host["address"]["socket_address"]["port_value"]: (
-                    host["health_status"].get("eds_health_status") == "DRAINING",
-                    host["weight"],
-                )
-                for host in hosts
+            configs = json.loads(self._ask("GET", "/config_dump?include_eds"))["configs"]
+            clusters = {
+                each["endpoint_config"]["cluster_name"]: _sharing(each["endpoint_config"])
+                for config in configs
+                for each in config.get("static_endpoint_configs", ())
             }
-            return wanted.items() <= shares.items()
+            return all(
+                clusters[name] == _sharing(assignment(name, self._gateway)) for name in PROTOCOLS
+            )
         return False
 
     def look(self) -> None:
@@ -263,6 +263,18 @@ class Envoy:
             return connection.getresponse().read().strip()
         finally:
             connection.close()
+
+
+def _sharing(assignment: Message) -> dict[int, tuple[int, Message]]:
+    """The weight of the server at each port, and by what it is chosen."""
+    return {
+        each["endpoint"]["address"]["socket_address"]["port_value"]: (
+            each.get("load_balancing_weight", 1),
+            each["metadata"]["filter_metadata"].get("envoy.lb", {}),
+        )
+        for group in assignment["endpoints"]
+        for each in group["lb_endpoints"]
+    }
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -21,9 +21,10 @@ BUFFER_BYTES = 64 << 20
 # An image of a batch in FP32 has 0.6 MB, and the default window of HTTP/2 in other programs 64 KB.
 _STREAM_WINDOW, _CONNECTION_WINDOW = 16 << 20, 64 << 20
 _CONNECT_TIMEOUT = "1s"
-_HEALTH_INTERVAL, _HEALTH_TIMEOUT = "1s", "2s"
+# On an overloaded machine an answer is late. It counts as missing after the timeout.
+_HEALTH_INTERVAL, _HEALTH_TIMEOUT = "1s", "3s"
 _TYPES = "type.googleapis.com/"
-_VERSION = "version"
+_VERSION, _IN_ROTATION = "version", {"rotation": "in"}
 _VERSION_PATH = "^/v2/models/([^/]+)/versions/([^/?]+).*$"
 _NOTES = "envoy.extensions.filters.http.header_to_metadata.v3.Config"
 _ROUTER = "envoy.extensions.filters.http.router.v3.Router"
@@ -103,7 +104,7 @@ class Gateway:
         assert self.rotation is not None
         for name in PROTOCOLS:
             hidden = self.rotation / f".{name}.new"
-            hidden.write_text(_text({"resources": [_assignment(name, self)]}))
+            hidden.write_text(_text({"resources": [assignment(name, self)]}))
             hidden.rename(self.rotation / f"{name}.json")  # Envoy notices renamed files only
 
 
@@ -227,19 +228,13 @@ def _route(name: str) -> Message:
     }
 
 
-def _assignment(name: str, gateway: Gateway) -> Message:
+def assignment(name: str, gateway: Gateway) -> Message:
     """The servers of a cluster (envoy.config.endpoint.v3.ClusterLoadAssignment)."""
     servers = [
         {
             "endpoint": {"address": _socket(each.host, getattr(each, name))},
-            # Requests that it has are answered.
-            **({"health_status": "DRAINING"} if each.is_aside else {}),
             **({"load_balancing_weight": each.weight} if each.weight != 1 else {}),
-            **(
-                {"metadata": {"filter_metadata": {"envoy.lb": {_VERSION: each.extra}}}}
-                if each.extra
-                else {}
-            ),
+            **({"metadata": _facts(each)} if gateway.rotation else {}),
         }
         for each in gateway.servers
     ]
@@ -247,6 +242,18 @@ def _assignment(name: str, gateway: Gateway) -> Message:
         **({"@type": f"{_TYPES}{_ASSIGNMENT}"} if gateway.rotation else {}),
         "cluster_name": name,
         "endpoints": [{"lb_endpoints": servers}],
+    }
+
+
+def _facts(server: Endpoint) -> Message:
+    """By what a cluster chooses among its servers. A server that is aside answers what it has."""
+    return {
+        "filter_metadata": {
+            "envoy.lb": {
+                **({} if server.is_aside else _IN_ROTATION),
+                **({_VERSION: server.extra} if server.extra else {}),
+            }
+        }
     }
 
 
@@ -258,12 +265,12 @@ def _servers(name: str, gateway: Gateway) -> Message:
             "type": "EDS",
             "eds_cluster_config": {"eds_config": source | {"resource_api_version": "V3"}},
         }
-    assignment = {"load_assignment": _assignment(name, gateway)}
+    servers = {"load_assignment": assignment(name, gateway)}
     if all(each.is_address for each in gateway.servers):
-        return {"type": "STATIC", **assignment}
+        return {"type": "STATIC", **servers}
     # A name that is gone for a moment, as when a pod is replaced, is asked for again soon.
     dns = {"dns_refresh_rate": "1s", "respect_dns_ttl": False}
-    return {"type": "STRICT_DNS", **dns, **assignment}
+    return {"type": "STRICT_DNS", **dns, **servers}
 
 
 def _weights() -> Message:
@@ -273,11 +280,16 @@ def _weights() -> Message:
     }
 
 
-def _versions() -> Message:
-    """Send a request that names a version of `Endpoint.extra` there, and others to any server."""
+def _rotation() -> Message:
+    """Send a request that names a version of `Endpoint.extra` there; no other to a server aside.
+
+    The health of a server does not say that it is aside: a server that is judged must get no
+    request, even if all servers are late to answer their health checks.
+    """
     return {
         "lb_subset_config": {
-            "fallback_policy": "ANY_ENDPOINT",
+            "fallback_policy": "DEFAULT_SUBSET",
+            "default_subset": _IN_ROTATION,
             "subset_selectors": [{"keys": [_VERSION]}],
         }
     }
@@ -298,10 +310,15 @@ def _cluster(name: str, gateway: Gateway) -> Message:
         "lb_policy": "LEAST_REQUEST",
         # Of a few servers, two random choices are often the same one.
         "least_request_lb_config": {"choice_count": 3, **(_weights() if gateway.rotation else {})},
-        **(_versions() if gateway.rotation else {}),
-        # A request is never sent to a server that is known to be absent. If all are, the client is
-        # told at once.
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        **(_rotation() if gateway.rotation else {}),
+        "common_lb_config": {
+            # No request is sent to a server that fails its health check, unless all do: then the
+            # machine is overloaded and the answers are late, or the servers are absent, which the
+            # attempt to connect tells. This is a share of the servers, in percent.
+            "healthy_panic_threshold": {"value": 1},
+            # Envoy's threads would learn of a server that is aside up to a second later.
+            **({"update_merge_window": "0s"} if gateway.rotation else {}),
+        },
         "typed_extension_protocol_options": {
             _HTTP_OPTIONS: {
                 "@type": f"{_TYPES}{_HTTP_OPTIONS}",

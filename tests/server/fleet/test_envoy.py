@@ -12,9 +12,12 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import psutil
 import pytest
@@ -63,9 +66,14 @@ def start(folder, gateway) -> Iterator[Started]:
     started: list[Envoy] = []
     lock = os.open(folder, os.O_RDONLY)
 
-    def run(said: Callable[[str], None] = lambda _: None, **options: Any) -> Envoy:
+    def run(
+        said: Callable[[str], None] = lambda _: None,
+        servers: tuple[Endpoint, ...] = gateway.servers,
+        **options: Any,
+    ) -> Envoy:
         given = {"note": lambda _: None} | options
-        envoy = Envoy(folder, gateway, lock=lock, say=said, **given)
+        front = replace(gateway, servers=servers)
+        envoy = Envoy(folder, front, lock=lock, say=said, **given)
         started.append(envoy)
         envoy.start()
         return envoy
@@ -76,15 +84,23 @@ def start(folder, gateway) -> Iterator[Started]:
     os.close(lock)
 
 
-def test_it_follows_its_servers_and_comes_back_when_it_has_died(start, gateway):
+def test_it_follows_its_servers_and_comes_back_when_it_has_died(start, folder, gateway):
     said: list[str] = []
     envoy = start(said.append)
     assert until(envoy.is_up) and envoy.follows() and not envoy.is_recovering
     process = psutil.Process(envoy.pid)
     assert process.name() == "envoy" and "--disable-hot-restart" in process.cmdline()
     first, second = gateway.servers
-    envoy.send_to((replace(first, is_aside=True), second))
-    assert until(envoy.follows)
+    unwritten = replace(gateway, servers=(first, replace(second, extra="m/5")))
+    other = Envoy(folder, unwritten, lock=0, say=said.append, note=said.append)
+    for servers in (
+        (replace(first, is_aside=True), second),
+        (first, replace(second, weight=3)),
+        (replace(first, extra="m/4"), replace(second, weight=3)),
+        (first, second),
+    ):
+        envoy.send_to(servers)
+        assert until(envoy.follows) and not other.follows()
     envoy.look()
     assert said == [] and envoy.restarts == 0
 
@@ -101,6 +117,43 @@ def test_it_follows_its_servers_and_comes_back_when_it_has_died(start, gateway):
     assert until(lambda: not accepts(gateway.http)) and not accepts(gateway.grpc)
     envoy.stop()
     assert not psutil.pid_exists(envoy.pid)
+
+
+class Late(BaseHTTPRequestHandler):
+    """Answers requests, but not its health check, as on an overloaded machine."""
+
+    def do_GET(self) -> None:
+        status, text = (503, b"") if self.path == "/v2/health/ready" else (200, self.own_port())
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def own_port(self) -> bytes:
+        return str(self.connection.getsockname()[1]).encode()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_of_servers_that_all_fail_their_checks_those_in_the_rotation_get_requests(start, gateway):
+    with ExitStack() as stack:
+        servers = []
+        for number, is_aside in enumerate((False, False, True), start=1):
+            server = stack.enter_context(ThreadingHTTPServer((LOCALHOST, 0), Late))
+            thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(server.shutdown)
+            port = server.server_address[1]
+            servers.append(Endpoint(LOCALHOST, number, port, is_aside))
+        envoy = start(servers=tuple(servers))
+        assert until(envoy.is_up) and until(envoy.follows)
+        answers = set()
+        for _ in range(20):
+            with urlopen(f"http://{LOCALHOST}:{gateway.http}/", timeout=60) as answer:
+                answers.add(int(answer.read()))
+    assert answers == {each.http for each in servers if not each.is_aside}
 
 
 def accepts(port: int) -> bool:

@@ -61,9 +61,13 @@ def test_the_file_that_kubernetes_gets_is_this_configuration():
     assert json.loads(stored.read_text()) == bootstrap(Gateway((pods,), address="0.0.0.0"))
 
 
-def test_what_a_canary_changes(tmp_path):
-    """Its server has another weight, and gets the requests that name its version."""
-    servers = Endpoint("::1", 1, 2, weight=90), Endpoint("::1", 3, 4, weight=10, extra="m/4")
+def test_what_a_canary_and_a_judge_change(tmp_path):
+    """One server has another weight and gets the requests for its version, one gets none."""
+    servers = (
+        Endpoint("::1", 1, 2, weight=90),
+        Endpoint("::1", 3, 4, weight=10, extra="m/4"),
+        Endpoint("::1", 5, 6, is_aside=True),
+    )
     gateway = Gateway(servers, admin_socket=tmp_path / "admin", rotation=tmp_path)
     (tmp_path / "envoy.json").write_text(gateway.to_text())
     gateway.write_rotation()
@@ -71,10 +75,15 @@ def test_what_a_canary_changes(tmp_path):
     for name in ("grpc", "http"):
         (cluster,) = json.loads((tmp_path / f"{name}.json").read_text())["resources"]
         (endpoints,) = cluster["endpoints"]
-        stable, canary = endpoints["lb_endpoints"]
+        stable, canary, judged = endpoints["lb_endpoints"]
         assert (stable["load_balancing_weight"], canary["load_balancing_weight"]) == (90, 10)
-        assert canary["metadata"] == {"filter_metadata": {"envoy.lb": {"version": "m/4"}}}
-        assert "metadata" not in stable
+        assert [
+            each["metadata"]["filter_metadata"]["envoy.lb"] for each in (stable, canary, judged)
+        ] == [
+            {"rotation": "in"},
+            {"rotation": "in", "version": "m/4"},
+            {},
+        ]
 
 
 def test_what_one_machine_has_otherwise(tmp_path):
