@@ -53,6 +53,8 @@ names:
   .icns, .xbm, .xpm) are not images in this sense. The command prints how many files it left out.
   A byte XX of a name that is not UTF-8 is written as \\udcXX in JSON (where Python reads it back),
   CSV and Parquet.
+  s3://BUCKET/PATH, gs:// and az:// mean the images below that path, or one image if the path has a
+  suffix of images.
 
 exit codes:
   0   every model classified every image
@@ -176,7 +178,12 @@ def _add_classify(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_bulk(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="a folder, file, pattern or URL")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="a folder, file, pattern or URL; s3://BUCKET/PATH is all images below",
+    )
     parser.add_argument(
         "--output",
         type=Path,

@@ -38,7 +38,7 @@ def of_file(path: str | os.PathLike[str], max_bytes: int) -> bytes:
             os.close(file)
     except FileNotFoundError as error:
         hint = (
-            " (only http and https addresses are fetched)"
+            " (only addresses with http, https, s3, gs and az are fetched)"
             if "://" in name or name.startswith("data:")
             else ""
         )

@@ -78,6 +78,12 @@ class ServerUnreachable(ClientError):
     exit_code = 69
 
 
+class ObjectStoreError(ClientError):
+    """An object store with images cannot be listed. The exit code is EX_UNAVAILABLE."""
+
+    exit_code = 69
+
+
 class NotTriton(ServerUnreachable):
     """The program that answers at this address is not a Triton server.
 

@@ -19,7 +19,7 @@ from seresnext101_triton.client.content import of_file, of_standard_input
 from seresnext101_triton.client.errors import ImageError
 from seresnext101_triton.client.fast import check_installed
 from seresnext101_triton.client.pixels import raw_mode, to_rgb
-from seresnext101_triton.client.sources import STANDARD_INPUT, Unreadable, is_url
+from seresnext101_triton.client.sources import STANDARD_INPUT, Unreadable, is_object, is_url
 from seresnext101_triton.client.text import reason, shortened
 
 ImageSource: TypeAlias = "str | Path | bytes | Image.Image | np.ndarray"
@@ -98,8 +98,9 @@ def load_image(
     Of an animation, the first frame is used. Colour profiles are ignored, as in torchvision.
 
     Args:
-        source: The path of a regular file, an http(s) URL, `-` for standard input, the bytes of an
-            image file, a Pillow image, or a uint8 array [height, width, 3] in RGB order.
+        source: The path of a regular file, a URL (http, https, s3, gs or az), `-` for standard
+            input, the bytes of an image file, a Pillow image, or a uint8 array [height, width, 3]
+            in RGB order.
         options: Limits and options.
         name: What errors call an image that is given as bytes. If it is empty, they give its size.
 
@@ -154,6 +155,10 @@ def _content(source: str | os.PathLike[str] | bytes, options: ImageOptions) -> b
         raise source.error
     if source == STANDARD_INPUT:
         return of_standard_input(options.max_bytes)
+    if isinstance(source, str) and is_object(source):
+        from seresnext101_triton.client import objects
+
+        return objects.fetch(source, options.max_bytes, options.download_s)
     if isinstance(source, str) and is_url(source):
         from seresnext101_triton.client.web import fetch
 

@@ -13,6 +13,7 @@ from seresnext101_triton.client.errors import ImageError
 
 STANDARD_INPUT = "-"
 _SCHEMES = ("http://", "https://")
+_STORES = ("s3://", "gs://", "az://")
 # Suffixes of the formats that images.py decodes and in which people keep images. Left out are
 # icons (.ico, .icns, .xbm, .xpm), documents (.eps, .ps), films (.mpg, .fli), data (.fits, .h5,
 # .grib), parts of games (.blp, .ftc, .gbr) and suffixes that mostly name other things (.rgb, .bw,
@@ -27,7 +28,12 @@ _SUFFIXES_COUNTED = 1000  # a folder may hold any number of different suffixes
 
 def is_url(name: str) -> bool:
     """Whether a name is a URL. Its scheme may have upper case letters (RFC 3986, section 3.1)."""
-    return name[:8].lower().startswith(_SCHEMES)
+    return name[:8].lower().startswith((*_SCHEMES, *_STORES))
+
+
+def is_object(name: str) -> bool:
+    """Whether a name is the URL of an object, or of several, in an object store."""
+    return name[:5].lower().startswith(_STORES)
 
 
 class Unreadable(str):
@@ -93,6 +99,7 @@ def has_image_suffix(name: str) -> bool:
 def expand(names: Iterable[str], left_out: LeftOut | None = None) -> Iterator[str]:
     """The images that are meant, in order, each as a path, a URL or `-`.
 
+    The URL of an object store means every image below it, unless it has a suffix of images itself.
     An `Unreadable` stands for a name for which the search failed. A folder means every image in it
     and in the folders below, known by its suffix. A pattern means what it matches, if the shell has
     not replaced it already: `**` matches folders too, and no wildcard matches a leading dot, as in
@@ -196,8 +203,36 @@ class _Listing:
             self._left_out.add(entry.name)
 
 
+def objects_below(url: str, left_out: LeftOut) -> Iterator[str]:
+    """The URLs of the images in an object store whose names begin with a path.
+
+    Args:
+        url: The path, for example `s3://BUCKET/PATH/`.
+        left_out: Counts what is left out.
+
+    Raises:
+        ObjectStoreError: The store cannot be listed.
+    """
+    from seresnext101_triton.client.objects import listed
+
+    root, found = url.rstrip("/"), False
+    for name in listed(url):
+        if any(part.startswith(".") for part in name.split("/")):
+            left_out.hidden += 1
+        elif has_image_suffix(name):
+            found = True
+            yield f"{root}/{name}"
+        else:
+            left_out.add(name.rpartition("/")[2])
+    if not found:
+        yield Unreadable(url, f"{url} holds no image: no object below it is named like a picture")
+
+
 def _expand(name: str, left_out: LeftOut) -> Iterator[str]:
     # os.path and not Path, whose methods raise for a name that is too long.
+    if is_object(name) and not has_image_suffix(name):
+        yield from objects_below(name, left_out)
+        return
     if name == STANDARD_INPUT or is_url(name):
         yield name
         return

@@ -18,11 +18,10 @@ from typing import Any, TypeVar
 
 from seresnext101_triton import as_typed
 from seresnext101_triton.client.errors import UsageError
+from seresnext101_triton.client.objects import meaning, names_bucket
 from seresnext101_triton.server.errors import InstallationError, StoreError
 
 SCHEMES = ("s3", "gs", "az")
-# Where the stores' own software asks for credentials if the environment has none.
-_METADATA = ("169.254.169.254", "169.254.170", "metadata.google", "latest/api/token")
 _CLIENT = {
     "allow_http": True,  # only an endpoint that was named with http:// is asked so
     "connect_timeout": "5s",
@@ -86,7 +85,7 @@ class Store:
             try:
                 found = self._obstore.get(self._store, path)
             except FileNotFoundError as error:
-                if _names_bucket(str(error)):
+                if names_bucket(str(error)):
                     raise
                 return None
             mark = {name: found.meta.get(name) for name in ("e_tag", "version")}
@@ -152,7 +151,7 @@ class Store:
             try:
                 blocks = self._obstore.get(self._store, path)
             except FileNotFoundError as error:
-                if _names_bucket(str(error)):
+                if names_bucket(str(error)):
                     raise
                 return ""
             found = hashlib.sha256()
@@ -175,7 +174,7 @@ class Store:
             try:
                 self._obstore.delete(self._store, path)
             except FileNotFoundError as error:
-                if _names_bucket(str(error)):
+                if names_bucket(str(error)):
                     raise
 
         self._explained(delete)
@@ -193,7 +192,7 @@ class Store:
                 found = self.read(path) if isinstance(content, bytes) else None
                 return found.mark if found and found.content == content else None
             except FileNotFoundError as error:
-                if isinstance(mode, dict) and not _names_bucket(str(error)):
+                if isinstance(mode, dict) and not names_bucket(str(error)):
                     return None  # what should be replaced is gone
                 raise
 
@@ -215,7 +214,7 @@ class Store:
             refused = isinstance(
                 error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError
             )
-            raise StoreError(f"{self.url}: {_meaning(text, refused=refused)}") from None
+            raise StoreError(f"{self.url}: {meaning(text, refused=refused)}") from None
 
 
 def checked(url: str) -> str:
@@ -232,33 +231,3 @@ def checked(url: str) -> str:
             "name s3://BUCKET/PATH, gs://BUCKET/PATH or az://CONTAINER/PATH"
         )
     return url.rstrip("/")
-
-
-def _names_bucket(text: str) -> bool:
-    """Whether the store said that the bucket is missing, and not the object."""
-    return any(
-        each in text for each in ("NoSuchBucket", "ContainerNotFound", "bucket does not exist")
-    )
-
-
-def _meaning(text: str, *, refused: bool) -> str:
-    """What an error means and what to do. It holds no address that could hold a signature."""
-    if _names_bucket(text):
-        return "there is no such bucket: create it, or name another `repository`"
-    if any(each in text for each in _METADATA) or "must be specified" in text:
-        return (
-            "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-            "GOOGLE_APPLICATION_CREDENTIALS, or AZURE_STORAGE_ACCOUNT_NAME and "
-            "AZURE_STORAGE_ACCOUNT_KEY"
-        )
-    if refused or re.search(r"status code: 40[13]", text):
-        return (
-            "access is denied: the credentials must be valid, and may list this bucket, and read, "
-            "write and delete objects below this path"
-        )
-    if "HTTP error" in text:
-        return (
-            "the store does not answer: look at the network, and at AWS_ENDPOINT_URL if it is set"
-        )
-    reason = re.sub(r"https?://\S+", "the store", text.split("\n")[0])
-    return f"the store cannot be used: {reason}"

@@ -654,8 +654,8 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
             tmp_path / "loop.jpg": "loop.jpg cannot be read: Too many levels of symbolic links",
             "a\0b.jpg": r"a\\x00b.jpg cannot be read",
             "\ud800.jpg": r"\\ud800.jpg cannot be read",
-            "data:image/png;base64,AAAA": "only http and https addresses are fetched",
-            "ftp://nowhere/x.jpg": "only http and https addresses are fetched",
+            "data:image/png;base64,AAAA": "only addresses with http, https, s3, gs and az are",
+            "ftp://nowhere/x.jpg": "only addresses with http, https, s3, gs and az are fetched",
             "x" * 5000: "xx cannot be read: File name too long",
             tmp_path / "a\nb\x1b[2J.jpg": r"a\\nb\\x1b\[2J.jpg does not exist",
         }

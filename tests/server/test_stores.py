@@ -12,10 +12,11 @@ import sys
 import pytest
 from obstore.store import MemoryStore
 
+from seresnext101_triton.client import objects
 from seresnext101_triton.client.errors import UsageError
 from seresnext101_triton.server.errors import InstallationError, StoreError
 from seresnext101_triton.server.mirror import Index
-from seresnext101_triton.server.store import Read, Store, _meaning, checked, is_url
+from seresnext101_triton.server.store import Read, Store, checked, is_url
 
 URL = "s3://bucket/models"
 
@@ -65,7 +66,7 @@ def test_a_folder_is_no_url():
     ],
 )
 def test_what_an_error_of_a_store_means(text, refused, meaning):
-    found = _meaning(text, refused=refused)
+    found = objects.meaning(text, refused=refused)
     assert found.startswith(meaning)
     assert "\n" not in found and "Signature" not in found
 
