@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from seresnext101_triton.server.errors import PortInUse
+from seresnext101_triton.server.fleet import metrics as module
 from seresnext101_triton.server.fleet.metrics import UP, MetricsPage, merged
 from seresnext101_triton.server.ports import Ports
 
@@ -90,6 +91,12 @@ def test_a_server_that_hangs_is_left_out():
         assert lines[2:] == [f'{UP}{{replica="0"}} 0', f'{UP}{{replica="1"}} 1', 'a{replica="1"} 1']
     finally:
         page.close()
+
+
+def test_a_page_of_more_than_16_mib_is_cut():
+    with answering(200, b"#" * (16 << 20) + b"1") as server:
+        page = module._page(server)
+    assert page is not None and len(page) == 16 << 20 and page.endswith("#")
 
 
 def test_the_merged_page_keeps_families_together():
