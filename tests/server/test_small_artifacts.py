@@ -11,7 +11,7 @@ import torch
 
 from seresnext101_triton.server import runtimes
 from seresnext101_triton.server.errors import ArtifactError
-from seresnext101_triton.server.runtimes import TensorSpec
+from seresnext101_triton.server.runtimes import TensorSpec, int8
 from seresnext101_triton.server.runtimes.openvino import OpenVino
 from seresnext101_triton.server.runtimes.openvino_package import openvino
 from seresnext101_triton.server.runtimes.torchscript import TENSORS_ENTRY
@@ -108,3 +108,39 @@ def test_openvino_models_that_triton_could_not_feed(tmp_path, shapes, kind, mess
         runtimes.load("openvino", path, {})
     with pytest.raises(ArtifactError, match="is served on CPUs only, and not on cuda:1"):
         runtimes.load("openvino", path, {}, "cuda:1")
+
+
+def convolution(folder: Path, *, quantized: bool) -> Path:
+    """A convolution of 64 channels in OpenVINO, whose weights are all 127."""
+    images = values([-1, 64, 2, 2])
+    weights = ops.convert(ops.constant(np.full((64, 64, 1, 1), 127, np.int8)), "f32")
+    bounds = (np.float32(bound) for bound in (0, 255, 0, 255))
+    given = ops.fake_quantize(images, *bounds, 256) if quantized else images
+    scaled = ops.multiply(weights, ops.constant(np.ones((64, 1, 1, 1), np.float32)))
+    sums = ops.convolution(given, scaled, [1, 1], [0, 0], [0, 0], [1, 1])
+    images.output(0).set_names({"INPUT__0"})
+    sums.output(0).set_names({"OUTPUT__0"})
+    openvino.save_model(openvino.Model([ops.result(sums)], [images]), folder / "model.xml", False)
+    return folder / "model.xml"
+
+
+def test_int8_is_computed_in_floating_point_where_the_integer_kernels_saturate(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(int8, "adds_exactly", lambda: False)
+    model = runtimes.load("openvino", convolution(tmp_path, quantized=True), {})
+    assert isinstance(model, OpenVino) and model.ran_in == "fp32"
+    assert "int8" not in model.kernels("Convolution")
+    found = model.run(np.full((1, 64, 2, 2), 255, np.float32))
+    np.testing.assert_array_equal(found, 255.0 * 127 * 64)
+
+
+def test_in_which_type_convolutions_were_computed(tmp_path):
+    """What the processor has units for; the names of the kernels say it."""
+    of_bytes = runtimes.load("openvino", convolution(tmp_path, quantized=True), {})
+    hint = {"HINT_BF16": "YES"}
+    half = runtimes.load("openvino", convolution(tmp_path, quantized=False), hint)
+    for model, kind in ((of_bytes, "int8"), (half, "bf16")):
+        assert isinstance(model, OpenVino)
+        assert model.ran_in == (kind if kind in model.kernels("Convolution") else "fp32")
+        assert sum(model.kernels("Convolution").values()) == 1
