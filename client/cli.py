@@ -18,6 +18,7 @@ from seresnext101_triton.client.options import (
     add_throughput,
     add_timings,
     count,
+    file,
     model_version,
     port,
     positive,
@@ -169,7 +170,7 @@ def _add_classify(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--csv", action="store_true", help="print one row for each prediction")
     parser.add_argument(
         "--gallery",
-        type=Path,
+        type=file,
         metavar="PNG",
         help="draw the images with the first model's predictions",
     )
@@ -186,7 +187,7 @@ def _add_bulk(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=file,
         required=True,
         metavar="FILE",
         help="FILE.jsonl for one JSON line for each image, or FILE.parquet for a folder of Parquet "

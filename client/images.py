@@ -215,9 +215,8 @@ def _decode(content: bytes, name: str, options: ImageOptions) -> Image.Image:
     try:
         image = _opened(content)
         if image is None:
-            raise ImageError(
-                f"{name} is not an image that Pillow can read: it begins with {content[:8]!r}"
-            )
+            found = "it is HEIC" if _is_heic(content) else f"it begins with {content[:8]!r}"
+            raise ImageError(f"{name} is not an image that Pillow can read: {found}")
         _check_size(image.size, name, options)
         if isinstance(options.draft, int):
             image.draft("RGB", (options.draft, options.draft))
@@ -230,6 +229,11 @@ def _decode(content: bytes, name: str, options: ImageOptions) -> Image.Image:
         raise ImageError(f"{name} needs more memory than there is") from error
     except Exception as error:  # Pillow's decoders raise many types for damaged files
         raise ImageError(f"{name} is damaged or truncated: {reason(error)}") from error
+
+
+def _is_heic(content: bytes) -> bool:
+    """Whether this is a photograph as iPhones save them (ISO/IEC 23008-12), whatever its name."""
+    return content[4:8] == b"ftyp" and any(brand in content[8:64] for brand in (b"heic", b"heix"))
 
 
 def _check_length(content: bytes, name: str, options: ImageOptions) -> None:

@@ -238,6 +238,11 @@ def named(text: str) -> str:
     return text
 
 
+def file(text: str) -> Path:
+    """The name of a file, for argparse."""
+    return Path(named(text))
+
+
 def seconds(text: str) -> float:
     """A number of seconds above 0, for argparse."""
     value = waiting(text)

@@ -317,7 +317,10 @@ def _with(options: Sequence[str]) -> str:
 
 
 def _not_opened(path: Path, error: OSError) -> OutputError:
-    return OutputError(f"{path} cannot be written: {error.strerror or error}")
+    reason = error.strerror or error
+    if not path.parent.is_dir():
+        reason = f"there is no folder {path.parent}"
+    return OutputError(f"{path} cannot be written: {reason}. Name another output")
 
 
 def _lock(file: int, path: Path) -> None:

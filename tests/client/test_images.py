@@ -38,6 +38,9 @@ def test_a_file_that_is_no_image(tmp_path):
         match=r"notes\.jpg is not an image that Pillow can read: it begins with b'not a pi'",
     ):
         load_image(path)
+    path.write_bytes(b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(40))  # of a phone
+    with pytest.raises(ImageError, match=r"that Pillow can read: it is HEIC$"):
+        load_image(path)
 
 
 def test_an_empty_file(tmp_path):

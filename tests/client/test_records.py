@@ -248,11 +248,13 @@ def test_places_that_no_run_can_go_on_with(tmp_path):
         tmp_path: "is a folder: name a file in it",
         tmp_path / "fifo.jsonl": "is not a regular file",
         Path("/dev/null"): "is not a regular file",
-        tmp_path / "loop.jsonl": "cannot be written: Too many levels of symbolic links$",
-        tmp_path / "nowhere" / "answers.jsonl": "cannot be written: No such file or directory$",
-        tmp_path / "nowhere" / "answers.parquet": "cannot be written: No such file or directory$",
+        tmp_path / "loop.jsonl": "cannot be written: Too many levels of symbolic links. Name",
+        tmp_path
+        / "nowhere"
+        / "answers.jsonl": f"written: there is no folder {tmp_path}/nowhere. N",
+        tmp_path / "nowhere" / "answers.parquet": f"written: there is no folder {tmp_path}/nowhere",
         tmp_path / "file.parquet": "is a file, and answers in Parquet are a folder",
-        tmp_path / ("x" * 300): "cannot be written: File name too long$",
+        tmp_path / ("x" * 300): "cannot be written: File name too long. Name another output$",
         tmp_path / "photo.JPG": "is named like a picture",
     }.items():
         with pytest.raises(OutputError, match=message):

@@ -140,6 +140,7 @@ def test_a_closed_standard_output_is_one_line(monkeypatch, capsys):
     ("command", "option", "values"),
     [
         ("bulk", "--patience", ["nan", "-1", "inf", "1e300", "x"]),
+        ("bulk", "--output", [""]),
         ("health", "--wait", ["nan", "-1", "inf"]),
         ("evaluate", "--worst", ["-1", "1.5", "x"]),
         ("classify", "--top", ["0", "-1", "x"]),
