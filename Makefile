@@ -38,7 +38,7 @@ MOTO := moto==5.2.5 boto3==1.44.8 botocore==1.44.8 s3transfer==0.19.3 jmespath==
   py-partiql-parser==0.6.3 werkzeug==3.1.9 flask==3.1.3 flask-cors==6.0.5 blinker==1.9.0 itsdangerous==2.2.0
 
 # Ray for the tests, beside the environment too: 100 MB that nothing else needs. pandas 3 needs numpy 2.
-RAY := ray==2.60.0 msgpack==1.2.4 pandas==2.3.3 pytz==2026.6 tzdata==2026.6
+RAY := ray==2.60.0 msgpack==1.2.4 pandas==2.3.3 pytz==2026.6 tzdata==2026.6 grpcio-reflection==1.78.0
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo export export-gpu tensorrt-ngc serve serve-ngc classify web screenshots kserve perf-analyzer bench bench-cpu test test-environment test-elsewhere test-without-vectors test-avx2 test-gpu fuzz mutants lint docs format lock clean

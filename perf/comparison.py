@@ -101,10 +101,10 @@ def compare(
         contestants: Two at least; the first is the base of the ratios. Each is a model of the
             repository, `raw:MODEL` (its artifact in its runtime, without a server; call
             `seresnext101_triton.perf.raw.use_server_allocator` before), `client:MODEL` (photographs
-            through this project's client), `peer:fastapi`, `peer:litserve`, `peer:pytriton`
-            (photographs to the eager network in another server), `peer:NAME/MODEL` (to the artifact
-            of a model in it) or `MODEL@HOST:PORT`. `MODEL@N` is
-            version N of a model; two versions are served side by side.
+            through this project's client), `peer:fastapi`, `peer:litserve`, `peer:pytriton`,
+            `peer:rayserve` (photographs to the eager network in another server), `peer:NAME/MODEL`
+            (to the artifact of a model in it) or `MODEL@HOST:PORT`. `MODEL@N` is version N of a
+            model; two versions are served side by side.
         options: The options; None means the default of each.
         progress: It is advanced after each of `len(contestants) * options.rounds` turns.
 

@@ -2,8 +2,8 @@
 
 The result is the ratio of every other contestant to the first, with its 99 % interval. A contestant
 is a model of the repository; raw:MODEL, its artifact in its runtime, without a server;
-client:MODEL, photographs through this project's client; peer:fastapi, peer:litserve or
-peer:pytriton, photographs to the eager network in another server, or peer:NAME/MODEL, to the
+client:MODEL, photographs through this project's client; peer:fastapi, peer:litserve, peer:pytriton
+or peer:rayserve, photographs to the eager network in another server, or peer:NAME/MODEL, to the
 artifact of an ONNX or OpenVINO model in it; or MODEL@HOST:PORT. MODEL@N is version N of a model,
 also behind raw: and client:, so that a new version can be judged before it is promoted.
 

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -86,14 +86,15 @@ def running_peer(name: str, users: int, network: str) -> Iterator[list[User]]:
     """
     if name not in PEERS:
         raise PerfError(f"there is no peer {name}: choose from {', '.join(PEERS)}")
-    if find_spec(name) is None:
-        raise PerfError(f"{name} is not installed: pip install '.[peers]'")
+    peer = PEERS[name]
+    if find_spec(peer.package) is None:
+        raise PerfError(f"{name} is not installed: pip install '{peer.requirement}'")
     ports = Ports(0, 0, 0).resolve(LOCALHOST)
     process = _start(name, ports, network)
     log: list[str] = []
     threading.Thread(target=log.extend, args=(process.stderr,), daemon=True).start()
     try:
-        found = [PEERS[name](ports, network) for _ in range(users)]
+        found = [peer.user(ports, network) for _ in range(users)]
         _wait(process, found[0], log, name)
         yield found
     finally:
@@ -121,6 +122,8 @@ def _end(process: subprocess.Popen[str]) -> None:
     _, alive = psutil.wait_procs(children, timeout=10)
     for child in alive:  # LitServe's workers outlive it
         child.kill()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=10)  # Ray's removes its files
     process.kill()
     process.wait()
 
@@ -169,7 +172,7 @@ def _http_user(
     return send
 
 
-def _fastapi_user(ports: Ports, _: str) -> User:
+def _image_user(ports: Ports, _: str) -> User:
     return _http_user(ports.http)
 
 
@@ -193,8 +196,24 @@ def _pytriton_user(ports: Ports, network: str) -> User:
     return send
 
 
-PEERS: dict[str, Callable[[Ports, str], User]] = {
-    "fastapi": _fastapi_user,
-    "litserve": _litserve_user,
-    "pytriton": _pytriton_user,
+@dataclass(frozen=True)
+class Peer:
+    """A server of the same network.
+
+    Attributes:
+        package: The package that it needs.
+        user: Makes a user, from the ports and from what `network.argument_of` returned.
+        requirement: What pip installs it with.
+    """
+
+    package: str
+    user: Callable[[Ports, str], User]
+    requirement: str = ".[peers]"
+
+
+PEERS = {
+    "fastapi": Peer("fastapi", _image_user),
+    "litserve": Peer("litserve", _litserve_user),
+    "pytriton": Peer("pytriton", _pytriton_user),
+    "rayserve": Peer("ray", _image_user, "ray[serve]"),
 }

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -11,9 +14,14 @@ import pytest
 from seresnext101_triton.perf.cli import main
 from seresnext101_triton.perf.peers.launch import PEERS, closed_loop
 
+RAY = Path(sys.prefix, "ray")
+
 
 @pytest.mark.parametrize("name", PEERS)
-def test_a_peer_answers_behind_the_same_load(server, tmp_path, name):
+def test_a_peer_answers_behind_the_same_load(server, tmp_path, monkeypatch, name):
+    if name == "rayserve":  # Ray is installed beside the environment
+        monkeypatch.syspath_prepend(RAY)
+        monkeypatch.setenv("PYTHONPATH", str(RAY), prepend=os.pathsep)
     results = tmp_path / "results.jsonl"
     command = [
         "compare",
@@ -92,7 +100,7 @@ def test_the_loop_measures_what_its_users_wait_for():
 def test_one_that_is_not_known(server, capsys):
     assert main(["compare", "client:tiny_onnx", "peer:nobody", "--url", server.url]) == 1
     assert (
-        "there is no peer nobody: choose from fastapi, litserve, pytriton"
+        "there is no peer nobody: choose from fastapi, litserve, pytriton, rayserve"
         in capsys.readouterr().err
     )
 
