@@ -34,6 +34,13 @@ TIME = {"time": "2026-01-02T03:04:05.678+00:00"}
                 "at": "grpc_server.cc:1",
             },
         ),
+        *(
+            (
+                f"{letter}1126 06:35:11.2 17614 main.cc:1] odd",
+                {"level": level, "source": "tritonserver", "message": "odd", "at": "main.cc:1"},
+            )
+            for letter, level in {"W": "warning", "F": "fatal"}.items()
+        ),
         (
             "  m version 1: ready",
             {"level": "info", "source": "launcher", "message": "m version 1: ready"},
