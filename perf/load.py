@@ -96,8 +96,8 @@ class LoadGenerator:
 
         Args:
             load: The load.
-            window_s: The length of a window, in seconds. It is longer for a low rate, so that a
-                window has some requests.
+            window_s: The length of a window, in seconds. If a window has too few requests of a low
+                rate to agree with others, the windows are longer, and the result is not stable.
             on_retry: A function that is called before the second attempt.
 
         Raises:
@@ -105,8 +105,9 @@ class LoadGenerator:
                 or it refuses the requests.
             AnalyzerHung: perf_analyzer did not end.
         """
-        if load.rate:
-            window_s = max(window_s, _FEWEST_REQUESTS / load.rate)
+        if 0 < load.rate * window_s < _FEWEST_REQUESTS:
+            window_s = _FEWEST_REQUESTS / load.rate
+            return self._run_without_agreement(load, [window_s, 4 * window_s], stable=False)
         for attempt in range(_ATTEMPTS):
             with suppress(Unstable):
                 if attempt:

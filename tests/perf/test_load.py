@@ -383,6 +383,14 @@ def test_a_load_is_tried_again_with_windows_twice_as_long_and_then_taken_as_it_i
     assert never.runs[2:] == [(40.0, 999, False)]  # as long as it gets is tried once
 
 
+def test_windows_of_a_low_rate_are_long_and_need_not_agree():
+    slow = Recorded([False, True])
+    assert not slow.measure(Load("m", concurrency=0, rate=0.5), 1.0).stable
+    assert slow.runs == [(10.0, 999, False), (40.0, 999, False)]
+    enough = Recorded([True])
+    assert enough.measure(Load("m", concurrency=0, rate=5.0), 1.0).stable
+
+
 def test_a_turn_warms_up_and_takes_whatever_three_windows_give():
     turn = Recorded([False, False, True])
     assert turn.measure_for(Load("m", batch=2), 6.0) == _measurement(ROW, 2, True, (0.0, 0.0))
