@@ -1,19 +1,24 @@
 """How many replicas a rate of requests needs, from measured points of one replica.
 
-**The model.** A replica is a queue with Poisson arrivals and `servers` parallel servers. The mean
-wait is that of Allen and Cunneen for M/G/m: Erlang's formula C gives the share of requests that
-wait, and among them the wait is taken as exponential. Each replica gets an equal share of the
-requests and has a queue of its own. A proxy that knows which replica is idle does better, so that
-the result is on the safe side. Sources: A. O. Allen, Probability, Statistics, and Queueing Theory,
-1990, section 5.3.2; L. Kleinrock, Queueing Systems I, 1975, section 3.5 (Erlang's formula C).
+**The model.** A replica is a queue with Poisson arrivals and `servers` parallel servers. A server
+that gets free takes all requests that wait, up to the largest batch, and answers them together. The
+time of a batch grows with its size as it was measured. The latencies are those of a simulated
+queue, with the same random numbers for every number of replicas. Each replica gets an equal share
+of the requests and has a queue of its own.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
+import numpy as np
+
+from seresnext101_triton.export import config
 from seresnext101_triton.perf.errors import PerfError
 from seresnext101_triton.perf.records import Machine, Point
 
@@ -21,6 +26,27 @@ _PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 _NORMAL_P99 = 2.326  # the 99th percentile of the standard normal distribution
 _FULLEST = 0.95  # nothing is planned above this share of the capacity: it never drains
 _MOST_REPLICAS = 100_000
+_SIMULATED = 50_000  # requests
+_SMALLEST_MEAN_BATCH = 1.5  # from which the time of larger batches is computed
+
+
+@dataclass(frozen=True)
+class Queue:
+    """How one replica answers requests.
+
+    Attributes:
+        servers: How many batches it computes at the same time without making each slower.
+        max_batch: The most requests that it answers together.
+        first_ms: The time for a batch of one request while all servers are busy, in milliseconds.
+        more_ms: The time by which each further request makes a batch longer, in milliseconds.
+        variation: The coefficient of variation of the time of a batch.
+    """
+
+    servers: int
+    max_batch: int
+    first_ms: float
+    more_ms: float
+    variation: float
 
 
 @dataclass(frozen=True)
@@ -31,7 +57,7 @@ class Replica:
         model: The served model.
         machine: The machine on which it was measured.
         capacity: The most images per second that were measured.
-        servers: How many requests it computes at the same time without making each slower.
+        queue: How it answers requests.
         alone_ms: The percentiles p50 to p99 of the latency of a request that is alone.
         cores: The mean number of cores in use at the most images per second. None if unknown.
         stable: Whether both measurements were stable.
@@ -40,15 +66,10 @@ class Replica:
     model: str
     machine: Machine
     capacity: float
-    servers: int
+    queue: Queue
     alone_ms: dict[str, float]
     cores: float | None
     stable: bool = True
-
-    @property
-    def service_ms(self) -> float:
-        """The time that a server needs for a request while all servers are busy."""
-        return 1000 * self.servers / self.capacity
 
     def latency_ms(self, rate: float, percentile: str = "p99") -> float:
         """The predicted percentile of the latency under a rate of requests.
@@ -59,16 +80,7 @@ class Replica:
         """
         if rate >= self.capacity:
             return math.inf
-        waits = erlang_c(self.servers, rate * self.service_ms / 1000)
-        over = waits / (1 - _PERCENTILES[percentile])
-        mean_wait_ms = 1000 * (1 + self.variation**2) / 2 / (self.capacity - rate)
-        wait_ms = mean_wait_ms * math.log(over) if over > 1 else 0.0
-        return max(self.alone_ms[percentile], self.service_ms + wait_ms)
-
-    @property
-    def variation(self) -> float:
-        """The coefficient of variation of the time for one request, from its percentiles."""
-        return (self.alone_ms["p99"] / self.alone_ms["p50"] - 1) / _NORMAL_P99
+        return max(self.alone_ms[percentile], _latencies_ms(self.queue, rate)[percentile])
 
 
 @dataclass(frozen=True)
@@ -101,19 +113,6 @@ class Check:
     measured_ms: float
 
 
-def erlang_c(servers: int, load: float) -> float:
-    """The share of requests that must wait, by Erlang's formula C.
-
-    Args:
-        servers: The number of parallel servers.
-        load: The rate of arrivals, multiplied by the mean time of a request; below `servers`.
-    """
-    blocked = 1.0  # Erlang's formula B, by its recursion over the number of servers
-    for number in range(1, servers + 1):
-        blocked = load * blocked / (number + load * blocked)
-    return servers * blocked / (servers - load * (1 - blocked))
-
-
 def replica_of(points: Sequence[Point], model: str) -> Replica:
     """What the points of a sweep say about one replica.
 
@@ -144,15 +143,53 @@ def replica_of(points: Sequence[Point], model: str) -> Replica:
         )
     fullest = max(used, key=lambda point: point.throughput)
     latest = alone[-1]
+    alone_ms = {name: latest.latency[name] for name in _PERCENTILES}
     return Replica(
         model,
         fullest.machine,
         fullest.throughput,
-        max(1, round(fullest.throughput / latest.throughput)),
-        {name: latest.latency[name] for name in _PERCENTILES},
+        _queue_of(latest, fullest),
+        alone_ms,
         fullest.server.cores,
         fullest.stable and latest.stable,
     )
+
+
+def _queue_of(alone: Point, fullest: Point) -> Queue:
+    """How a replica answers, from the points with one request in flight and with the most images.
+
+    If the batches of the fullest point were hardly larger than one request, nothing is known of
+    larger ones. They are taken to need as long as their requests one by one.
+    """
+    servers = max(1, round(fullest.throughput / alone.throughput))
+    max_batch = max(1, config.from_text(fullest.model.config).max_batch_size)
+    variation = (alone.latency["p99"] / alone.latency["p50"] - 1) / _NORMAL_P99
+    each_ms = 1000 * servers / fullest.throughput
+    batch = fullest.server.mean_batch or 1.0
+    if batch < _SMALLEST_MEAN_BATCH:
+        return Queue(servers, max_batch, each_ms, each_ms, variation)
+    first_ms = min(1000 / alone.throughput, batch * each_ms)
+    more_ms = (batch * each_ms - first_ms) / (batch - 1)
+    return Queue(servers, max_batch, first_ms, more_ms, variation)
+
+
+@cache
+def _latencies_ms(queue: Queue, rate: float) -> dict[str, float]:
+    """The percentiles of the latency of a simulated queue, in milliseconds."""
+    generator = np.random.default_rng(0)
+    arrivals = (1000 / rate * generator.exponential(size=_SIMULATED).cumsum()).tolist()
+    factors = np.maximum(1 + queue.variation * generator.standard_normal(_SIMULATED), 0.1).tolist()
+    free = [0.0] * queue.servers
+    latencies: list[float] = []
+    while (first := len(latencies)) < _SIMULATED:
+        start = max(arrivals[first], heapq.heappop(free))
+        largest = min(first + queue.max_batch, _SIMULATED)
+        last = bisect_right(arrivals, start, first + 1, largest)
+        end = start + (queue.first_ms + queue.more_ms * (last - first - 1)) * factors[first]
+        heapq.heappush(free, end)
+        latencies += [end - arrival for arrival in arrivals[first:last]]
+    found = np.quantile(latencies, list(_PERCENTILES.values()))
+    return dict(zip(_PERCENTILES, map(float, found), strict=True))
 
 
 def plan(replica: Replica, rate: float, p99_ms: float) -> Plan:
@@ -166,7 +203,7 @@ def plan(replica: Replica, rate: float, p99_ms: float) -> Plan:
     Raises:
         PerfError: No number of replicas keeps it.
     """
-    least = replica.latency_ms(0.0)
+    least = replica.alone_ms["p99"]
     if least > p99_ms:
         raise PerfError(
             f"no number of replicas keeps a p99 of {p99_ms:g} ms: a request that is alone needs "

@@ -2,7 +2,8 @@
 
 It computes from measured points of one replica: those of `perf sweep --concurrency 1,2,4,8` on this
 machine, or a file of results from another. A replica is a server with the whole machine of the
-points. It is taken as a queue M/G/m, and each replica gets an equal share of the requests.
+points. It is simulated as a queue with the measured times of its batches, and each replica gets an
+equal share of the requests, which arrive at random.
 
 With --check, the model is compared with points that `perf sweep --rates ...` has measured against a
 number of replicas, for example against a server that was started with --replicas 2.
@@ -96,17 +97,18 @@ def _print(
     console.print_table(Table(["replicas", "used", "p50 ms", "p99 ms"], rows))
     machine = replica.machine
     size = f"{machine.cores} cores ({machine.cpu})" + (f", {machine.gpu}" if machine.gpu else "")
+    with_cores = "with" if replica.cores else "as the measured one, on"
     answer = "replica answers" if found.replicas == 1 else "replicas answer"
     console.show(
         f"\n{found.replicas} {answer} {arguments.rate:g} requests/s with a p99 of "
         f"{_ms(found.latency_ms['p99'])} ms; {found.replicas + 1} do so if one may be away.\n"
-        f"A replica is a server with {size}: at most {replica.capacity:.1f} images/s, "
-        f"{replica.servers} at the same time; alone, p50 {_ms(replica.alone_ms['p50'])} ms and p99 "
-        f"{_ms(replica.alone_ms['p99'])} ms.\n"
-        f"All replicas: {found.replicas * machine.cores} cores"
-        + (f" and {found.replicas} GPUs" if machine.gpu else "")
-        + "."
+        f"A replica is a server {with_cores} {size}: at "
+        f"most {replica.capacity:.1f} images/s, {replica.queue.servers} at the same time; alone, "
+        f"p50 {_ms(replica.alone_ms['p50'])} ms and p99 {_ms(replica.alone_ms['p99'])} ms."
     )
+    if replica.cores:  # otherwise, which cores the server could use is not known
+        gpus = f" and {found.replicas} GPUs" if machine.gpu else ""
+        console.show(f"All replicas: {found.replicas * machine.cores} cores{gpus}.")
 
 
 def _ms(value: float) -> str:
