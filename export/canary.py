@@ -20,13 +20,13 @@ from seresnext101_triton.export.errors import VersionError
 from seresnext101_triton.export.filesystem import explained
 from seresnext101_triton.export.repository import Repository
 from seresnext101_triton.export.verification import check_intact, published
+from seresnext101_triton.server import acceptance
 from seresnext101_triton.server.control import Control, running
 from seresnext101_triton.server.errors import ServerError
 from seresnext101_triton.server.fleet.rotation import Canary, aside, gateway_of, on_trial, rolling
 from seresnext101_triton.server.soak import failed_share, page_of, soak
 from seresnext101_triton.server.spot_check import spot_check
 from seresnext101_triton.server.versions import config_folder, read_config
-from seresnext101_triton.server.view import View
 
 
 @dataclass(frozen=True)
@@ -106,11 +106,7 @@ def _loaded(launch: Launch, folder: Path, canary: Canary) -> Iterator[None]:
         judged = stack.enter_context(ExitStack())
         judged.enter_context(aside(launch))
         stack.enter_context(on_trial(launch, canary))
-        with control.exclusively():
-            View.of(launch).pin(
-                folder, versions, parameters={CANARY_PARAMETER: str(canary.version)}
-            )
-        control.load(canary.model)
+        acceptance.load(launch, folder, versions, {CANARY_PARAMETER: str(canary.version)})
         live.wait_for(control, canary.model, set(versions))
         spot_check(launch, canary.model, canary.version)
         judged.close()

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from seresnext101_triton.client.launches import Launch
 from seresnext101_triton.client.served import LOADING, READY, UNLOADING
+from seresnext101_triton.server import acceptance
 from seresnext101_triton.server.control import Control, running
-from seresnext101_triton.server.errors import LoadError
+from seresnext101_triton.server.errors import LoadError, ServerError
 from seresnext101_triton.server.fleet.rotation import aside
+from seresnext101_triton.server.models import versions_to_serve
 from seresnext101_triton.server.soak import failed_share, soak
 from seresnext101_triton.server.spot_check import spot_check
 from seresnext101_triton.server.syncing import served_folder
-from seresnext101_triton.server.view import View
 
 _FOLLOWS_WITHIN_S = 60.0
 _POLL_S = 0.05
 _IN_USE = (READY, LOADING, UNLOADING)
+Before = tuple[Launch, list[int]]  # a server, and the versions with which it answered
 
 
 def versions_in_use(root: Path, model: str) -> dict[int, str]:
@@ -40,53 +43,83 @@ def versions_in_use(root: Path, model: str) -> dict[int, str]:
     return found
 
 
-def follow(
-    root: Path,
-    model: str,
-    versions: Sequence[int],
-    judged: ExitStack | None = None,
-    soak_s: float = 0.0,
-) -> list[str]:
-    """Have every server that serves a model load the versions that its version policy names now.
+@contextmanager
+def moved(
+    root: Path, model: str, versions: Sequence[int], soak_s: float = 0.0
+) -> Iterator[list[str]]:
+    """Have every server that serves a model answer with other versions, or none of them.
 
-    One server follows the other, so that a version that fails does so at the first of them.
+    One server follows the other, so that a version that fails does so at the first of them. Each
+    must classify a photograph with the newest version, and its gateway sends it no other requests
+    meanwhile. After an error, also one within the context, all servers answer as before; one that
+    has failed gets no requests until then. Nothing is taken back if the error came after the
+    repository was changed, so that it names these versions.
 
     Args:
         root: The repository.
         model: The model.
-        versions: The versions that the policy names.
-        judged: If it is given, each server must classify a photograph with the newest of these
-            versions, and its gateway sends it no other requests meanwhile. With a server that fails
-            this goes on until the stack is closed.
-        soak_s: With `judged`: how long each server then answers its callers, in seconds, before the
-            next one follows. See `seresnext101_triton.server.soak`.
+        versions: The versions.
+        soak_s: How long each server then answers its callers, in seconds, before the next one
+            follows. See `seresnext101_triton.server.soak`.
 
-    Returns:
+    Yields:
         `host:port` of the servers, each of which answers with the newest of these versions now.
 
     Raises:
-        LoadError: A server cannot load them, or does not answer with them as it should.
-        ServerError: A server does not answer.
+        LoadError: A server cannot load them, does not answer with them as it should, or has died.
     """
-    followed = []
+    versions, before, all_have_moved = sorted(versions), list[Before](), False
+    with ExitStack() as judged:
+        try:
+            while launch := next(_serving(root, model, before), None):
+                before.append((launch, Control(launch).ready_versions(model)))
+                _move(launch, Path(launch.repository, model), versions, soak_s, judged)
+            all_have_moved = True
+            yield [launch.url for launch, _ in before]
+        except BaseException as error:
+            if all_have_moved and versions_to_serve(root / model) == versions:
+                raise
+            after = _take_back(model, before)
+            if not isinstance(error, ServerError):
+                raise
+            why = str(error).strip().rstrip(".;")
+            raise LoadError(f"{why}. The repository is as before, and {after}") from None
+
+
+def _serving(root: Path, model: str, known: Sequence[Before]) -> Iterator[Launch]:
+    """The servers that serve a model, without those that are known."""
+    files = {launch.file for launch, _ in known}
     for launch in running(root):
-        control = Control(launch)
-        if any(state.name == model for state in control.index()):
-            rotation = ExitStack()
-            failed = failed_share(launch, model) if soak_s else 0.0
-            if judged is not None:
-                judged.push(rotation)
-                rotation.enter_context(aside(launch))
-            with control.exclusively():  # a launcher may have kept the versions of before
-                View.of(launch).show(Path(launch.repository, model))
-            control.load(model)
-            wait_for(control, model, set(versions))
-            if judged is not None:
-                spot_check(launch, model, max(versions))
-            rotation.close()
-            soak(launch, model, max(versions), soak_s, failed)
-            followed.append(launch.url)
-    return followed
+        states = [] if launch.file in files else Control(launch).index()
+        if any(state.name == model for state in states):
+            yield launch
+
+
+def _move(
+    launch: Launch, folder: Path, versions: list[int], soak_s: float, judged: ExitStack
+) -> None:
+    """Have one server load versions, judge them, and accept them."""
+    model, control, rotation = folder.name, Control(launch), ExitStack()
+    judged.push(rotation)
+    failed = failed_share(launch, model) if soak_s else 0.0
+    rotation.enter_context(aside(launch))
+    acceptance.load(launch, folder, versions)
+    wait_for(control, model, set(versions))
+    spot_check(launch, model, max(versions))
+    rotation.close()
+    soak(launch, model, max(versions), soak_s, failed)
+    acceptance.accept(launch, folder, versions)
+
+
+def _take_back(model: str, before: Sequence[Before]) -> str:
+    """Have servers answer as before, and tell how they answer now."""
+    problems = []
+    for launch, versions in before:
+        try:
+            acceptance.take_back(launch, Path(launch.repository, model), versions)
+        except ServerError as error:
+            problems.append(f"a server could not go back: {error}")
+    return "; ".join(problems) or "its servers answer as before"
 
 
 def wait_for(control: Control, model: str, versions: set[int]) -> None:

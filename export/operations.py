@@ -1,13 +1,14 @@
 """Moves a model to another version, and removes old versions.
 
-The repository is changed first, in one step. Then the servers that serve it are told to follow.
+The servers that serve the model load the version and judge it, one after the other. Then the
+repository is changed, in one step: it never names a version that a server has refused. What is
+killed before that leaves the repository as it was.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +21,8 @@ from seresnext101_triton.export.publication import Publication
 from seresnext101_triton.export.repository import Repository
 from seresnext101_triton.export.verification import check_intact, published
 from seresnext101_triton.server.control import running
-from seresnext101_triton.server.errors import LoadError, ServerError
 from seresnext101_triton.server.fleet.rotation import rolling
-from seresnext101_triton.server.versions import newest_policy, pinned_policy
+from seresnext101_triton.server.versions import newest_policy, pinned_policy, versions
 
 # Chooses a version from those that are published and those that are served.
 Choice = Callable[[Sequence[int], Sequence[int]], int]
@@ -170,38 +170,39 @@ def _switch(root: Path, model: str, choose: Choice, soak_s: float, *, pin: bool)
     with explained(repository.root):
         version = choose(published(repository, model), promotion.by_policy(folder))
         note = check_intact(folder / str(version))
+    policy = pinned_policy(version) if pin else newest_policy()
     with rolling(running(repository.root)):
         with repository.changing() as publication, explained(repository.root):
             before = promotion.by_policy(folder)
-            _chosen(model, version, repository.versions(model))
-            old_policy = promotion.policy_of(folder)
-            policy = pinned_policy(version) if pin else newest_policy()
-            _publish(publication, model, version, policy)
-        with ExitStack() as judged:
-            try:
-                servers = live.follow(repository.root, model, [version], judged, soak_s)
-            except ServerError as error:
-                with repository.changing() as publication:
-                    _publish(publication, model, before[-1] if before else version, old_policy)
-                after = "its servers answer as before"
-                try:
-                    live.follow(repository.root, model, before)
-                except ServerError as problem:
-                    after = f"a server could not go back: {problem}"
-                why = str(error).strip().rstrip(".;")
-                raise LoadError(f"{why}. The repository is as before, and {after}") from None
+            _stage(publication, model, version, policy)  # so that no server loads it in vain
+        with (
+            live.moved(repository.root, model, [version], soak_s) as servers,
+            repository.changing() as publication,
+            explained(repository.root),
+        ):
+            if not pin and (newest := repository.versions(model)[-1]) != version:
+                raise VersionError(
+                    f"version {newest} of {model} was published meanwhile: promote again"
+                )
+            _stage(publication, model, version, policy)
+            publication.publish()
     shared = sharing.is_shared(repository.root)
     return Switch(model, version, tuple(before), pin, tuple(servers), note, shared)
 
 
-def _publish(
+def _stage(
     publication: Publication, model: str, version: int, policy: pb.ModelVersionPolicy
 ) -> None:
+    """Prepare that a version is served.
+
+    Raises:
+        VersionError: There is no such version any more, or its config is not known.
+    """
+    _chosen(model, version, versions(publication.root / model))
     staged = publication.stage(model)
     promotion.switch(staged, version, policy)
     if facts := manifest.read(staged.folder / str(version)):
         image_input.stage(publication, facts)
-    publication.publish()
 
 
 def _old_versions(repository: Repository, model: str, keep: int) -> Pruned:

@@ -11,7 +11,7 @@ import http.client
 import json
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -90,17 +90,24 @@ class Control:
         groups = answer.get("instance_group", ())
         return sum(group["count"] * max(1, len(group.get("gpus", ()))) for group in groups)
 
-    def load(self, model: str, timeout_s: float = LOAD_TIMEOUT_S) -> None:
+    def load(
+        self, model: str, timeout_s: float = LOAD_TIMEOUT_S, *, is_exclusive: bool = False
+    ) -> None:
         """Load a model, or load it again if its files have changed.
 
         Triton reads `config.pbtxt` again and loads the versions that its version policy names. It
         goes on serving the versions of before until the new ones are ready, and keeps them if the
         new ones cannot be loaded. It does nothing if nothing has changed.
 
+        Args:
+            model: The model.
+            timeout_s: How long to wait, in seconds.
+            is_exclusive: Whether the caller keeps other processes from changing models already.
+
         Raises:
             LoadError: The model cannot be loaded. The message has the server's reason.
         """
-        with self.exclusively():
+        with nullcontext() if is_exclusive else self.exclusively():
             self._change(model, "load", timeout_s)
 
     def unload(self, model: str, timeout_s: float = _ANSWER_TIMEOUT_S) -> None:
@@ -151,14 +158,21 @@ class Control:
         return False
 
     @contextmanager
-    def exclusively(self) -> Iterator[None]:
-        """Keep other processes from changing models of this server in the meantime."""
+    def exclusively(self, *, waits: bool = True) -> Iterator[None]:
+        """Keep other processes from changing models of this server in the meantime.
+
+        Args:
+            waits: Whether to wait for another process that does so now.
+
+        Raises:
+            BlockingIOError: Another process does so now, and this is not to wait.
+        """
         try:
             lock = self.launch.file.with_suffix(".control").open("rb")
         except OSError:
             raise ServerError(f"the server at {self._place} has ended") from None
         with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
             yield
 
     @property

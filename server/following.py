@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from seresnext101_triton.server import acceptance
 from seresnext101_triton.server.errors import LoadError, ServerError
 from seresnext101_triton.server.fleet.rotation import aside, rolling
 from seresnext101_triton.server.integrity import differences
@@ -75,31 +76,28 @@ class Follower:
                 if refusal := self._refusal(folder):
                     self._keep(folder, before, refusal)
                     return
+                if before == versions_to_serve(folder) and self._server.view.has_read(folder):
+                    return  # a promotion has had the server load it before it was published
                 failed = failed_share(launch, model) if self._server.soak_s else 0.0
                 with aside(launch):
                     now = self._load(folder, before)
                 if now != before:
                     self._soak(folder, before, now, failed)
+                elif now:
+                    acceptance.accept(launch, folder, now)
         except (ServerError, OSError) as error:  # the server has died, which the supervisor sees
             self._seen.pop(model, None)
             self._tell(f"model {model}: {error}; it is looked at again")
 
     def _load(self, folder: Path, before: list[int]) -> list[int]:
         """Load what the version policy names, and return the versions that answer now."""
-        with self._server.control.exclusively():  # Triton may read the entry now
-            self._server.view.show(folder)
         try:
-            self._server.control.load(folder.name)
+            acceptance.load(self._server.launch, folder, versions_to_serve(folder))
         except ServerError as error:
             self._keep(folder, before, self._server.plain(str(error)))
             return before
         now = self._server.control.ready_versions(folder.name)
-        if now == before != versions_to_serve(folder):
-            # Triton takes no notice of files that are older than the config of a view of ours: it
-            # stays with what was kept before, and shall do so when it is started again.
-            with self._server.control.exclusively():
-                self._server.view.pin(folder, before)
-        elif now and now != before:
+        if now and now != before:
             try:
                 spot_check(self._server.launch, folder.name, now[-1])
             except LoadError as error:
@@ -115,6 +113,7 @@ class Follower:
         except LoadError as error:
             self._keep(folder, before, str(error), unload=set(now) - set(before))
         else:
+            acceptance.accept(self._server.launch, folder, now)
             self._tell(f"model {folder.name}: {_named(now)} served now (before: {_named(before)})")
 
     def _keep(

@@ -228,6 +228,38 @@ class Server:
             verbose=self._verbose,
         )
 
+    def start_again(self) -> bool:
+        """Start the server's process again, with the versions that were accepted.
+
+        False if another process has it load a version just now, which will fail in a moment.
+
+        Raises:
+            WorkspaceError: The temporary folder is full.
+        """
+        try:
+            with self.control.exclusively(waits=False):
+                for name in self.view.names():
+                    self.restore(name)
+                self.start_process()
+        except BlockingIOError:
+            return False
+        return True
+
+    def restore(self, model: str) -> None:
+        """Have the server see the versions of a model that were accepted, and not what is judged.
+
+        Raises:
+            WorkspaceError: The temporary folder is full.
+        """
+        if model_and_version(model)[1] is not None:
+            return  # nobody changes an entry MODEL@N
+        try:
+            self.view.restore(self.repository / model)
+        except OSError as error:
+            raise unusable(Path(self.launch.workspace).parent, error) from None
+        except ValueError as error:
+            raise LoadError(str(error)) from None
+
     def wait_until_ready(self, timeout_s: float = LOAD_TIMEOUT_S) -> None:
         """Return as soon as every model has been loaded and warmed up.
 
@@ -274,6 +306,7 @@ class Server:
             self._lost_a_stub(f"a model was not loaded: {self.plain(reason)}")
             return False
         self._check_models()
+        self._accept_models()
         self.process.shows_errors = True
         self._tries = 1  # from now on, who watches the server decides about further attempts
         self._asked = self.ports  # after a restart, clients find the server where it was
@@ -403,6 +436,13 @@ class Server:
         if not self.control.is_ready():
             lines = ["tritonserver does not call itself ready:", *self.process.severe()]
             raise LoadError("\n".join(lines))
+
+    def _accept_models(self) -> None:
+        """Note what the server serves at its first start."""
+        for name in {model.name for model in self.models}:
+            versions = [int(each.version) for each in self.models if each.name == name]
+            if model_and_version(name)[1] is None and not self.view.accepted(name):
+                self.view.accept(name, versions)
 
     def _arguments(self) -> list[str]:
         # To ask a backend to complete a config takes a process for each model, and a second.

@@ -125,6 +125,8 @@ class _Recovery:
 
     def _reload(self) -> None:
         try:
+            with self._server.control.exclusively():
+                self._server.restore(self.model)
             self._server.control.reload(self.model)
         except ServerError as error:
             self._error = error
@@ -192,11 +194,16 @@ class Supervisor:
 
     def _start_again(self) -> None:
         if self._backoff.is_due():
+            try:
+                if not self._server.start_again():
+                    return
+            except ServerError as error:
+                self._went_down(str(error))
+                return
             self._deadline = time.monotonic() + LOAD_TIMEOUT_S
             self._is_down, self._is_starting = False, True
             restarts = self._server.launch.server_restarts + 1
             self._server.publish(server_restarts=restarts)
-            self._server.start_process()
 
     def _wait_for_it(self) -> None:
         try:

@@ -24,6 +24,7 @@ from seresnext101_triton.server.versions import (
 )
 
 _PINNED = "pinned"  # the folder of a workspace with the entries that have a config of their own
+_ACCEPTED = "accepted"  # and that with the versions of each model that were accepted
 
 
 class View:
@@ -89,6 +90,60 @@ class View:
                 (entry / path.name).symlink_to(path)
         self._enter(name, entry)
 
+    def accept(self, name: str, versions: Sequence[int]) -> None:
+        """Note the versions with which a server may answer when it is started again.
+
+        Raises:
+            OSError: They cannot be written.
+        """
+        self._accepted.mkdir(exist_ok=True)
+        new = self._accepted.with_name(f"{_ACCEPTED}.new")
+        new.write_text(" ".join(map(str, versions)))
+        new.rename(self._accepted / name)
+
+    def accepted(self, name: str) -> list[int]:
+        """The versions of a model that were accepted last. Empty if none ever was."""
+        path = self._accepted / name
+        return [int(word) for word in path.read_text().split()] if path.is_file() else []
+
+    def restore(self, folder: Path) -> None:
+        """Show a model with the versions that were accepted last, or hide it if none ever was.
+
+        If they were removed from the repository, it is shown as its folder is.
+
+        Raises:
+            OSError: The entry cannot be written, or the folder cannot be read.
+            ValueError: The config of the version is not a config.
+        """
+        accepted = self.accepted(folder.name)
+        if not accepted:
+            self.hide(folder.name)
+        elif set(accepted) <= set(taken_numbers(folder)):
+            self.pin(folder, accepted)
+        else:
+            self.show(folder)
+
+    def names(self) -> list[str]:
+        """The names of the models that are shown."""
+        return sorted(entry.name for entry in self._models.iterdir())
+
+    def has_read(self, folder: Path) -> bool:
+        """Whether a model has a config of its own that says the same as that of its folder.
+
+        The version policy does not count.
+        """
+        entry = self._models / folder.name
+        try:
+            if not self._is_ours(entry.readlink()):
+                return False
+            configs = read_config(entry), read_config(folder)
+        except (OSError, ValueError):
+            return False
+        for config in configs:
+            config.name = folder.name
+            config.ClearField("version_policy")
+        return configs[0] == configs[1]
+
     def is_complete(self) -> bool:
         """Whether the config of every model that is shown names its input and its output."""
         try:
@@ -101,6 +156,13 @@ class View:
         """Remove the entry of a model."""
         self._forget(name)
         (self._models / name).unlink(missing_ok=True)
+
+    @property
+    def _accepted(self) -> Path:
+        return self._pinned.with_name(_ACCEPTED)
+
+    def _is_ours(self, target: Path) -> bool:
+        return self._pinned in target.parents
 
     def _enter(self, name: str, target: Path) -> None:
         before = self._models / name
@@ -119,5 +181,5 @@ class View:
 
     def _remove(self, target: Path) -> None:
         """Remove a folder of ours that no entry leads to any more."""
-        if self._pinned in target.parents:
+        if self._is_ours(target):
             shutil.rmtree(target.parent, ignore_errors=True)

@@ -16,11 +16,11 @@ from typing import Any, cast
 import pytest
 
 from seresnext101_triton.client import launches
-from seresnext101_triton.client.launches import Launch
+from seresnext101_triton.client.launches import Launch, is_locked
 from seresnext101_triton.server import stubs as stubs_module
 from seresnext101_triton.server import supervision as module
 from seresnext101_triton.server.control import LOAD_TIMEOUT_S, Control
-from seresnext101_triton.server.errors import ServerError
+from seresnext101_triton.server.errors import ServerError, WorkspaceError
 from seresnext101_triton.server.launcher import Server
 from seresnext101_triton.server.supervision import Backoff, Patience, Supervisor
 from tests.scripted import Scripted, scripted
@@ -38,6 +38,8 @@ class Watched:
         broken: Why no model can be loaded; empty if all can.
         code: How tritonserver has ended.
         up: Whether it is up, or why it cannot be.
+        is_full: Whether its temporary folder is full.
+        is_busy: Whether another process has it load a version.
         done: What it was asked to do.
         said: The lines for a person.
     """
@@ -48,6 +50,8 @@ class Watched:
     broken: str = ""
     code: int | None = None
     up: bool | ServerError = False
+    is_full: bool = False
+    is_busy: bool = False
     done: list[object] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     pid: int = os.getpid()
@@ -82,8 +86,15 @@ class Watched:
     def kill(self) -> None:
         self.done.append("kill")
 
-    def start_process(self) -> None:
-        self.done.append("start")
+    def start_again(self) -> bool:
+        if self.is_full:
+            raise WorkspaceError("no space left")
+        self.done.append("busy" if self.is_busy else "start")
+        return not self.is_busy
+
+    def restore(self, model: str) -> None:
+        assert is_locked(self.launch.file.with_suffix(".control"))
+        self.done.append(f"{model} restored")
 
     def is_up(self) -> bool:
         if isinstance(self.up, ServerError):
@@ -153,7 +164,7 @@ def test_a_model_is_loaded_again_whose_stub_has_died(stubs, watched):
         watched.settle(supervisor)
         assert re.fullmatch(r"model m: ready again after \d{1,2}\.\d s", watched.said[1])
         assert len(watched.said) == 2
-        assert watched.done[1:] == ["m/unload", "m/load"]
+        assert watched.done[1:] == ["m restored", "m/unload", "m/load"]
         watched.said.clear()
         watched.done.clear()
         process = stubs.start("m")
@@ -260,7 +271,7 @@ def test_a_server_that_has_died_is_started_again(watched):
     assert watched.said == ["tritonserver ended with signal SIGKILL; it is started again"]
     assert watched.done == ["clear", {"state": "restarting"}] and supervisor.is_recovering
     supervisor.check()
-    assert watched.done[2:] == [{"server_restarts": 1}, "start"] and supervisor.is_recovering
+    assert watched.done[2:] == ["start", {"server_restarts": 1}] and supervisor.is_recovering
     supervisor.check()
     assert watched.done[4:] == [LOAD_TIMEOUT_S]
     watched.up = True
@@ -269,6 +280,21 @@ def test_a_server_that_has_died_is_started_again(watched):
     assert not supervisor.is_recovering and len(watched.done) == 5
     supervisor.check()
     assert len(watched.said) == 2
+
+
+def test_a_server_is_started_again_when_nothing_is_loaded_and_the_disk_has_room(watched):
+    supervisor = watched.supervisor()
+    watched.code, watched.is_busy = -9, True
+    for _ in range(3):
+        supervisor.check()
+    assert watched.done[2:] == ["busy", "busy"] and supervisor.is_recovering
+    watched.is_full = True
+    supervisor.check()
+    assert watched.said[1:] == ["no space left; it is started again"]
+    watched.is_full = watched.is_busy = False
+    watched.up = True
+    watched.settle(supervisor)
+    assert watched.launch.server_restarts == 1
 
 
 def test_a_server_that_cannot_start_is_given_up(watched):

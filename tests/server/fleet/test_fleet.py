@@ -35,7 +35,7 @@ from seresnext101_triton.export.cli import main as export
 from seresnext101_triton.server.cli import main as server
 from seresnext101_triton.server.control import Control, running
 from seresnext101_triton.server.fleet.metrics import UP
-from seresnext101_triton.server.fleet.rotation import aside
+from seresnext101_triton.server.fleet.rotation import aside, rolling
 from tests.conftest import onnx_convolution, write_model
 from tests.server.launching import Launcher, launcher
 from tests.versions import (
@@ -243,6 +243,24 @@ def test_a_bad_version_reaches_no_server(started, capsys):
     )  # that a version was loaded anew is no death
 
 
+def test_a_server_that_dies_before_a_version_was_accepted_answers_with_the_one_of_before(started):
+    """The repository names a wrong version, which nobody has judged, and a server is killed."""
+    folder, url = started.repository / MODEL, started.launch(gateway=True).url
+    caller = Caller(url, {2: answer_of(started.repository, 2)})
+    with caller.calling():
+        with rolling(running(started.repository)):  # no server follows meanwhile
+            (folder / "5").rename(folder / "6")
+            after = len(started.lines)
+            replicas(started)[0].kill()
+            started.expect("tritonserver: ready again", after)
+            assert served(started) == [{"2"}, {"2"}]
+            after = len(started.lines)
+        for number in range(2):
+            words = f"replica {number}: model {MODEL}: version 2 still served, because"
+            started.expect(words, after)
+    assert caller.errors == [] and set(caller.seen) == {2}
+
+
 def versions_command(started: Launcher, command: str, version: str, *words: str) -> int:
     repository = str(started.repository)
     return export([command, MODEL, "--to", version, "--repository", repository, *words])
@@ -291,7 +309,7 @@ def test_a_killed_server_loses_no_request(started):
     )
     assert "replica " in started.expect("it is started again", after)
     started.expect("ready again", after)
-    assert until(lambda: started.launch(gateway=True).server_restarts == 1)
+    assert until(lambda: started.launch(gateway=True).server_restarts == 2)
     assert until(lambda: all(f'{UP}{{replica="{n}"}} 1' in page(started) for n in range(2)))
 
 
