@@ -52,7 +52,7 @@ def test_a_peer_answers_behind_the_same_load(server, tmp_path, monkeypatch, name
     assert all(rate > 0 for each in turns.values() for rate in each)
     module = f"seresnext101_triton.perf.peers.{name}"
     assert not [
-        each for each in psutil.process_iter(["cmdline"]) if module in (each.info["cmdline"] or [])
+        each for each in psutil.Process().children(recursive=True) if module in each.cmdline()
     ]
 
 

@@ -42,6 +42,7 @@ def program(folder, monkeypatch) -> Program:
 
 def test_a_fleet_is_known_from_its_start_to_its_end(program, folder):
     said: list[str] = []
+    before = set(psutil.Process().children())
     fleet = Fleet(
         folder / "models", 2, ports=FREE_PORTS, say=said.append, allow=["trace"], note=said.append
     )
@@ -83,7 +84,7 @@ def test_a_fleet_is_known_from_its_start_to_its_end(program, folder):
             f"{', '.join(map(str, sorted(each.cpus)))}"
             for each in fleet._replicas
         ]
-        children = psutil.Process().children()
+        children = set(psutil.Process().children()) - before
         assert len(children) == 3
         fleet.drain()
         assert fleet.launch.state == "stopping" and len(program.asked()) == 2
