@@ -61,7 +61,7 @@ def try_version(  # noqa: PLR0913  (one argument for each independent option)
         version: The version.
         percent: The share of the requests, 1 to 99.
         seconds: How long.
-        say: A function that is called with a line when it begins.
+        say: A function that is called with each line for the user when it begins.
 
     Raises:
         RepositoryError: The repository cannot be read.
@@ -83,13 +83,14 @@ def try_version(  # noqa: PLR0913  (one argument for each independent option)
         served = promotion.by_policy(folder)
         _check_use(folder, version, served)
         check_intact(folder / str(version))
-    launch, gateway = _server_of_a_fleet(repository.root, model, served)
+    launch, other, gateway = _servers_of_a_fleet(repository.root, model, served)
     failed = failed_share(gateway, model)
     with rolling([launch]), _loaded(launch, folder, Canary(model, version, served, percent)):
         say(
             f"version {version} of {model} answers {percent} % of the requests to {gateway.url}, "
             f"at {launch.url}, for {seconds:g} s"
         )
+        say(f"to compare both: python -m perf compare {model}@{other.url} {model}@{launch.url}")
         begin = page_of(gateway)
         soak(launch, model, version, seconds, failed)
         rows = rows_between(begin, page_of(gateway), seconds, None)
@@ -143,8 +144,8 @@ def _used(folder: Path, version: int) -> ServedModel:
     return read_served_model(folder.name, [str(version)], config)
 
 
-def _server_of_a_fleet(root: Path, model: str, served: list[int]) -> tuple[Launch, Launch]:
-    """A server that has others beside it, and its gateway.
+def _servers_of_a_fleet(root: Path, model: str, served: list[int]) -> tuple[Launch, Launch, Launch]:
+    """A server of a fleet, another one beside it, and their gateway.
 
     Raises:
         ServerError: No fleet of this user serves the model, or it answers with other versions.
@@ -152,11 +153,12 @@ def _server_of_a_fleet(root: Path, model: str, served: list[int]) -> tuple[Launc
     launches = running(root)
     for launch in reversed(launches):
         gateway = gateway_of(launch)
-        if gateway is None or sum(each.pid == launch.pid for each in launches) < 2:
+        others = [each for each in launches if each.pid == launch.pid and each is not launch]
+        if gateway is None or not others:
             continue
         ready = Control(launch).ready_versions(model)
         if ready == served:
-            return launch, gateway
+            return launch, others[0], gateway
         if ready:
             raise ServerError(
                 f"the server at {launch.url} answers with version {ready[-1]} of {model}, and not "

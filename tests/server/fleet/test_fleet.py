@@ -30,6 +30,7 @@ from tritonclient.utils import InferenceServerException
 from seresnext101_triton.client import Classifier, TransportOptions
 from seresnext101_triton.client.cli import main as client
 from seresnext101_triton.client.images import sample_photographs
+from seresnext101_triton.client.launches import running_launches
 from seresnext101_triton.client.metrics import parse, read_page
 from seresnext101_triton.export.cli import main as export
 from seresnext101_triton.server.cli import main as server
@@ -211,6 +212,9 @@ def test_a_canary_answers_its_share_and_a_bad_one_nothing(started, capsys):
         command = [sys.executable, "-m", "export", "canary", *words]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as killed:
             assert killed.stderr and "10 % of the requests" in killed.stderr.readline()
+            hint = re.search(f"compare {MODEL}@(.*) {MODEL}@(.*)", killed.stderr.readline())
+            servers = {each.url for each in running_launches() if not each.replicas}
+            assert hint and {*hint.groups()} <= servers and hint[1] != hint[2]
             assert {"2", "3"} in served(started)
             for url in urls:
                 with Classifier(url, MODEL, version="3") as named:
