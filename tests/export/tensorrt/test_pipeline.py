@@ -389,7 +389,7 @@ def test_trtexec_builds_where_tensorrt_cannot_be_imported(half_onnx, tmp_path, c
         "9.0",
     )
     given = json.loads(target.read_text())
-    assert given["minShapes"], given["optShapes"] == ("INPUT__0:1x3x64x64", "INPUT__0:2x3x64x64")
+    assert (given["minShapes"], given["optShapes"]) == ("INPUT__0:1x3x64x64", "INPUT__0:2x3x64x64")
     assert (given["maxShapes"], given["memPoolSize"]) == ("INPUT__0:4x3x64x64", "workspace:256")
     assert {"stronglyTyped", "noTF32", "skipInference", "versionCompatible"} <= set(given)
     assert {"fp16", "int8", "best"}.isdisjoint(given)
