@@ -6,7 +6,6 @@ import argparse
 import os
 import shutil
 import stat
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -136,6 +135,6 @@ def test_the_defaults_of_the_options_are_those_of_a_tuning():
         assert Tuning(level=level).level == level
     for wrong in ({"level": 6}, {"level": -1}, {"opt_batch": -1}, {"workspace_mib": -1}):
         with pytest.raises(OptionError):
-            replace(Tuning(), **wrong)
+            Tuning(**wrong)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="one of same, same-capability, ampere\\+, not 'all'"):
         Tuning(hardware="all")
