@@ -20,7 +20,7 @@ from seresnext101_triton.client import Classifier
 from seresnext101_triton.client.images import sample_photographs
 from seresnext101_triton.perf import analyzer
 from seresnext101_triton.perf.errors import AnalyzerFailed, AnalyzerHung, Unstable
-from seresnext101_triton.perf.records import Load, Measurement
+from seresnext101_triton.perf.records import PERCENTILES, Load, Measurement
 
 _UNSTABLE = (
     "Failed to obtain stable measurement",
@@ -49,7 +49,6 @@ _PHASES = {
     "output": "Server Compute Output",
     "client receive": "Client Recv",
 }
-_PERCENTILES = ("p50", "p90", "p95", "p99")
 
 
 class LoadGenerator:
@@ -304,7 +303,7 @@ def _measurement(
     """
     return Measurement(
         throughput=float(row["Inferences/Second"]) * images,
-        latency={name: float(row[f"{name} latency"]) / 1000 for name in _PERCENTILES},
+        latency={name: float(row[f"{name} latency"]) / 1000 for name in PERCENTILES},
         phases={name: float(row[column]) / 1000 for name, column in _PHASES.items()},
         stable=stable,
         generator_cpu=shares[0],

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from google.protobuf import text_format
 
 from seresnext101_triton.export import config
 from seresnext101_triton.perf.errors import PerfError
@@ -121,8 +122,8 @@ def replica_of(points: Sequence[Point], model: str) -> Replica:
         model: The model.
 
     Raises:
-        PerfError: They do not say it: there is no point with one request in flight, or they are of
-            several machines.
+        PerfError: They do not say it: there is no point with one request in flight, they are of
+            several machines, or the stored config of the model cannot be read.
     """
     used = [
         point
@@ -160,9 +161,18 @@ def _queue_of(alone: Point, fullest: Point) -> Queue:
 
     If the batches of the fullest point were hardly larger than one request, nothing is known of
     larger ones. They are taken to need as long as their requests one by one.
+
+    Raises:
+        PerfError: The stored config of the model cannot be read.
     """
     servers = max(1, round(fullest.throughput / alone.throughput))
-    max_batch = max(1, config.from_text(fullest.model.config).max_batch_size)
+    try:
+        max_batch = max(1, config.from_text(fullest.model.config).max_batch_size)
+    except text_format.ParseError as error:
+        raise PerfError(
+            f"the results have a config of {fullest.model.name} that cannot be read ({error}): "
+            "sweep into another file"
+        ) from None
     variation = (alone.latency["p99"] / alone.latency["p50"] - 1) / _NORMAL_P99
     each_ms = 1000 * servers / fullest.throughput
     batch = fullest.server.mean_batch or 1.0

@@ -18,6 +18,7 @@ from seresnext101_triton.perf.settings import AdviceOutcome, TuningOutcome
 from seresnext101_triton.perf.turns import Ratio
 
 SCHEMA = 1
+PERCENTILES = ("p50", "p90", "p95", "p99")
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,7 @@ class Point(Measurement, Circumstances):
     """One load on one served model, by `perf sweep`.
 
     Raises:
-        ValueError: The throughput is not a positive number.
+        ValueError: The throughput or a percentile of the latency is not a positive number.
     """
 
     kind: ClassVar[str] = "point"
@@ -242,6 +243,9 @@ class Point(Measurement, Circumstances):
     def __post_init__(self) -> None:
         if not 0 < self.throughput < math.inf:
             raise ValueError(f"a throughput of {self.throughput:g}")
+        for name in PERCENTILES:
+            if not 0 < self.latency.get(name, 0.0) < math.inf:
+                raise ValueError(f"a latency {name} of {self.latency.get(name, 0.0):g} ms")
 
 
 @dataclass(frozen=True, kw_only=True)

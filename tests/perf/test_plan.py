@@ -146,6 +146,10 @@ def test_the_times_of_batches_are_those_that_were_measured():
         (swept()[1:], "no points of m with 1 request in flight"),
         (swept()[:1], "no points of m with 1 request in flight and with several"),
         (swept(machine=replace(MACHINE, cores=96)), "on 2 machines"),
+        (
+            swept(model=ModelDescription("m", "1", "onnx", "seeded", "rubbish {")),
+            "a config of m that cannot be read .*: sweep into another file",
+        ),
     ],
 )
 def test_a_sweep_that_does_not_say_it(points, reason):

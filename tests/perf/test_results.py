@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 
 import pytest
@@ -74,6 +75,18 @@ def test_a_file_of_something_else(tmp_path, content):
         == f"{path} does not hold results of schema 1: name another file with `results`"
     )
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("p50", [None, 0.0, math.inf, math.nan])
+def test_a_point_without_a_latency(tmp_path, p50):
+    known = point(Load("m")).document()
+    latency = known["latency"] | {"p50": p50}
+    if p50 is None:
+        del latency["p50"]
+    path = tmp_path / "results.jsonl"
+    path.write_text(json.dumps(known | {"latency": latency}) + "\n")
+    with pytest.raises(ResultsError, match="holds a measured point that .*a latency p50 of"):
+        results.read(path)
 
 
 @pytest.mark.parametrize(
