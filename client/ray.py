@@ -16,12 +16,12 @@ needs pyarrow, and not Ray itself.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from seresnext101_triton.client.bulk import BulkOptions, Patience
+from seresnext101_triton.client.bulk import BulkOptions, Engine, Patience
 from seresnext101_triton.client.classifier import Classifier
 from seresnext101_triton.client.errors import (
     ImageError,
@@ -36,6 +36,21 @@ from seresnext101_triton.client.text import escaped
 
 if TYPE_CHECKING:
     import pyarrow
+
+
+class StreamEngine(Engine, Protocol):
+    """What answers the images of a batch, for example a `Classifier`."""
+
+    def stream(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        top: int,
+        batch: int | None,
+        in_flight: int | None,
+        ordered: bool = True,
+    ) -> Generator[Answer, None, None]:
+        """See `Classifier.stream`."""
 
 
 class ClassifyImages:
@@ -72,7 +87,7 @@ class ClassifyImages:
         self._arguments = {"url": url, "model": model} | classifier
         self._patience = Patience(options.patience_s)
         self._answered = 0
-        self._classifier: Classifier | None = None
+        self._engine: StreamEngine | None = None
 
     def __call__(self, table: pyarrow.Table) -> pyarrow.Table:
         """The rows of a batch with their answers, in their order.
@@ -104,13 +119,13 @@ class ClassifyImages:
     def _rows(self, images: Sequence[ImageSource]) -> list[dict[str, Any]]:
         rows = []
         for answer in self._answers(images):
-            classifier, error = self._connected(), answer.error
+            engine, error = self._connected(), answer.error
             rows.append(
                 {
-                    "model": classifier.model.name,
-                    "version": classifier.model.version,
+                    "model": engine.model.name,
+                    "version": engine.model.version,
                     "predictions": None if error else [asdict(one) for one in answer.predictions],
-                    "inexact": classifier.inexact,
+                    "inexact": engine.inexact,
                     "error": error and escaped(str(error)),
                     "refused": not isinstance(error, ImageError | None),
                 }
@@ -135,7 +150,7 @@ class ClassifyImages:
             except (ServerUnreachable, ModelUnavailable):
                 if self._patience.is_over(self._answered):
                     raise
-                self._patience.wait(self._classifier)
+                self._patience.wait(self._engine)
 
     def _stream(self, images: Sequence[ImageSource]) -> Generator[Answer, None, None]:
         options = self._options
@@ -143,10 +158,14 @@ class ClassifyImages:
             images, top=options.top, batch=options.batch, in_flight=options.in_flight
         )
 
-    def _connected(self) -> Classifier:
-        if self._classifier is None:
-            self._classifier = Classifier(**self._arguments)
-        return self._classifier
+    def _connected(self) -> StreamEngine:
+        if self._engine is None:
+            self._engine = self.connect(**self._arguments)
+        return self._engine
+
+    def connect(self, **arguments: Any) -> StreamEngine:
+        """What answers the images. It is made when the first batch comes."""
+        return Classifier(**arguments)
 
 
 def _schema() -> pyarrow.Schema:
