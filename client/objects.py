@@ -102,6 +102,11 @@ def meaning(text: str, *, refused: bool) -> str:
         return (
             "the store does not answer: look at the network, and at AWS_ENDPOINT_URL if it is set"
         )
+    if "invalid path" in text:
+        return (
+            "the name of an object has an empty part, `.`, `..` or a control character between "
+            "slashes, which cannot be read: name a path without it, or rename the object"
+        )
     first = re.sub(r"https?://\S+", "the store", text.split("\n")[0])
     return f"the store cannot be used: {first}"
 

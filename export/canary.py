@@ -162,7 +162,7 @@ def _servers_of_a_fleet(root: Path, model: str, served: list[int]) -> tuple[Laun
         if ready:
             raise ServerError(
                 f"the server at {launch.url} answers with version {ready[-1]} of {model}, and not "
-                f"with version {served[-1]}: promote this one first"
+                f"with version {served[-1]}: wait for the end of a canary, or promote this one"
             )
     raise ServerError(
         f"no fleet of two servers or more that you run serves {model}: start one with `python -m "

@@ -15,10 +15,14 @@ class UsageError(PerfError):
     exit_code = 2
 
 
-class AnalyzerMissing(PerfError):
-    """There is no perf_analyzer, or it does not run here. The exit code is EX_UNAVAILABLE."""
+class ToolMissing(PerfError):
+    """A program or a package is not here that is measured with. The exit code is EX_UNAVAILABLE."""
 
     exit_code = 69
+
+
+class AnalyzerMissing(ToolMissing):
+    """There is no perf_analyzer, or it does not run here."""
 
 
 class AnalyzerFailed(PerfError):

@@ -26,7 +26,7 @@ import numpy as np
 
 from seresnext101_triton.client import Classifier
 from seresnext101_triton.client.images import load_image, sample_photographs
-from seresnext101_triton.perf.errors import PerfError
+from seresnext101_triton.perf.errors import PerfError, ToolMissing
 from seresnext101_triton.perf.preprocessing import jpeg
 from seresnext101_triton.perf.serving import serving
 
@@ -92,7 +92,8 @@ def sample_served(repository: Path, model: str, load: str, seconds: float) -> Sa
         seconds: The duration.
 
     Raises:
-        PerfError: Linux's `perf` is missing, is not allowed, or has seen nothing.
+        ToolMissing: Linux's `perf` is missing.
+        PerfError: It is not allowed, or has seen nothing.
         ServerError: The repository cannot be served.
     """
     with serving(repository, [model]) as server, Classifier(server.url, model) as classifier:
@@ -137,10 +138,11 @@ def take(roles: Mapping[int, str], own: str, seconds: float) -> Samples:
         seconds: The duration.
 
     Raises:
-        PerfError: Linux's `perf` is missing, is not allowed, or has seen nothing.
+        ToolMissing: Linux's `perf` is missing.
+        PerfError: It is not allowed, or has seen nothing.
     """
     if not shutil.which("perf"):
-        raise PerfError("Linux's perf is not installed: apt install linux-perf")
+        raise ToolMissing("Linux's perf is not installed: apt install linux-perf")
     roles = {**roles, os.getpid(): own}
     with tempfile.TemporaryDirectory() as folder:
         data = str(Path(folder, "perf.data"))

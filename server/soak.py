@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 
-from seresnext101_triton.client.errors import ClientError
+from seresnext101_triton.client.errors import ClientError, NotTriton, ServerUnreachable
 from seresnext101_triton.client.launches import Launch
 from seresnext101_triton.client.metrics import Page, read_page
 from seresnext101_triton.server.errors import LoadError, ServerError
@@ -75,7 +75,9 @@ def page_of(launch: Launch) -> Page:
     try:
         return read_page(launch.http_host, launch.metrics, _TIMEOUT_S)
     except ClientError as error:
-        raise ServerError(f"the server at {launch.url} tells no metrics: {error}") from None
+        has_died = isinstance(error, ServerUnreachable) and not isinstance(error, NotTriton)
+        why = "it does not answer, and may have died" if has_died else error
+        raise ServerError(f"the server at {launch.url} tells no metrics: {why}") from None
 
 
 def _counts(launch: Launch, model: str, version: int | None = None) -> tuple[float, float]:

@@ -24,7 +24,7 @@ import tritonclient.grpc as triton
 
 from seresnext101_triton.client.images import load_image, sample_photographs
 from seresnext101_triton.perf.eager import top5
-from seresnext101_triton.perf.errors import PerfError
+from seresnext101_triton.perf.errors import PerfError, ToolMissing, UsageError
 from seresnext101_triton.perf.peers.network import preprocessing_of
 from seresnext101_triton.server.installation import libpython_folder
 from seresnext101_triton.server.ports import LOCALHOST, Ports
@@ -82,13 +82,15 @@ def running_peer(name: str, users: int, network: str) -> Iterator[list[User]]:
         The users, each with its own connection.
 
     Raises:
-        PerfError: There is no such peer, its package is missing, or it does not start.
+        UsageError: There is no such peer.
+        ToolMissing: Its package is missing.
+        PerfError: It does not start.
     """
     if name not in PEERS:
-        raise PerfError(f"there is no peer {name}: choose from {', '.join(PEERS)}")
+        raise UsageError(f"there is no peer {name}: choose from {', '.join(PEERS)}")
     peer = PEERS[name]
     if find_spec(peer.package) is None:
-        raise PerfError(f"{name} is not installed: pip install '{peer.requirement}'")
+        raise ToolMissing(f"{name} is not installed: pip install '{peer.requirement}'")
     ports = Ports(0, 0, 0).resolve(LOCALHOST)
     process = _start(name, ports, network)
     log: list[str] = []

@@ -98,7 +98,7 @@ def test_the_loop_measures_what_its_users_wait_for():
 
 
 def test_one_that_is_not_known(server, capsys):
-    assert main(["compare", "client:tiny_onnx", "peer:nobody", "--url", server.url]) == 1
+    assert main(["compare", "client:tiny_onnx", "peer:nobody", "--url", server.url]) == 2
     assert (
         "there is no peer nobody: choose from fastapi, litserve, pytriton, rayserve"
         in capsys.readouterr().err

@@ -99,6 +99,11 @@ def test_counts_that_begin_again_are_taken_as_they_are():
             soak(server, "m", 3, LONG_S, 0.0)
 
 
+def test_a_server_that_has_died_is_told():
+    with pytest.raises(ServerError, match="tells no metrics: it does not answer, and may"):
+        soak(launch(1), "m", 3, 1.0, 0.0)
+
+
 def test_nothing_is_asked_if_nothing_is_watched():
     soak(launch(9), "m", 3, 0.0, 0.0)
 
